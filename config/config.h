@@ -1,0 +1,45 @@
+// The configuration as values, and its defaults. Reading it from YAML is load.h.
+#pragma once
+
+#include "netlink/values.h"
+
+#include <string>
+#include <vector>
+
+namespace novpn {
+
+enum class WhenNoUplink { block, tunnel };
+enum class Dns { vpn, uplink };
+
+/// A named group of traffic and where it goes.
+struct ClassConfig {
+    std::string name = "novpn";
+    WhenNoUplink when_no_uplink = WhenNoUplink::block;
+    Dns dns = Dns::vpn;
+    TableId table{7866};
+    Mark mark{.value = 0x4e000000, .mask = 0xff000000};
+    Preference preference{64};
+    bool operator==(const ClassConfig&) const = default;
+};
+
+/// Link names are shell globs (fnmatch(3)).
+struct UplinkConfig {
+    std::vector<std::string> prefer; ///< in this order, before any other
+    std::vector<std::string> ignore; ///< never an uplink
+    std::vector<std::string> links;  ///< an uplink whatever its kind says
+    bool operator==(const UplinkConfig&) const = default;
+};
+
+struct TunnelConfig {
+    std::vector<std::string> links; ///< a tunnel whatever its kind says
+    bool operator==(const TunnelConfig&) const = default;
+};
+
+struct Config {
+    std::vector<ClassConfig> classes{ClassConfig{}}; ///< never empty: `novpn` exists without being named
+    UplinkConfig uplinks;
+    TunnelConfig tunnels;
+    bool operator==(const Config&) const = default;
+};
+
+} // namespace novpn

@@ -1,0 +1,140 @@
+#include "config/load.h"
+
+#include "config/document.h"
+#include "config/numbers.h"
+#include "config/schema.h"
+#include "config/text.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <fcntl.h>
+#include <filesystem>
+#include <fmt/format.h>
+#include <optional>
+#include <sys/stat.h>
+#include <system_error>
+#include <unistd.h>
+#include <utility>
+#include <vector>
+
+namespace novpn {
+namespace {
+
+class OwnedFd {
+  public:
+    explicit OwnedFd(int fd)
+        : fd_(fd) {}
+    OwnedFd(const OwnedFd&) = delete;
+    OwnedFd& operator=(const OwnedFd&) = delete;
+    ~OwnedFd() {
+        if (fd_ >= 0) ::close(fd_);
+    }
+    int get() const { return fd_; }
+
+  private:
+    int fd_;
+};
+
+tl::unexpected<ConfigError> unreadable(const std::string& file, std::string reason) {
+    return tl::unexpected(ConfigError{.file = file, .line = 0, .column = 0, .message = std::move(reason)});
+}
+
+tl::unexpected<ConfigError> unreadable(const std::string& file, int number) {
+    return unreadable(file, std::generic_category().message(number));
+}
+
+tl::expected<std::string, ConfigError> read_file(const std::string& file) {
+    // O_NONBLOCK: a FIFO in the place of the file must not stop the agent.
+    const OwnedFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (fd.get() < 0) return unreadable(file, errno);
+    struct stat status {};
+    if (::fstat(fd.get(), &status) != 0) return unreadable(file, errno);
+    if (S_ISDIR(status.st_mode)) return unreadable(file, EISDIR);
+    if (!S_ISREG(status.st_mode)) return unreadable(file, "not a regular file");
+
+    std::string text(kMaxConfigBytes + 1, '\0'); // One byte more than allowed, for read_document() to see that.
+    std::size_t size = 0;
+    while (size < text.size()) {
+        const ssize_t count = ::read(fd.get(), text.data() + size, text.size() - size);
+        if (count < 0 && errno == EINTR) continue;
+        if (count < 0) return unreadable(file, errno);
+        if (count == 0) break;
+        size += static_cast<std::size_t>(count);
+    }
+    text.resize(size);
+    return text;
+}
+
+/// Full names in the order they are applied; none where there is no such directory.
+tl::expected<std::vector<std::string>, ConfigError> drop_ins(const std::string& directory) {
+    namespace fs = std::filesystem;
+    std::vector<std::string> files;
+    std::error_code failed;
+    for (fs::directory_iterator entry(directory, failed), end; !failed && entry != end; entry.increment(failed)) {
+        const fs::path& file = entry->path();
+        // path::extension() of ".yaml" is empty, but editors leave ".novpn.yaml" behind.
+        if (file.extension() == ".yaml" && !file.filename().native().starts_with('.')) files.push_back(file.native());
+    }
+    if (failed && failed != std::errc::no_such_file_or_directory) return unreadable(directory, failed.value());
+    std::sort(files.begin(), files.end());
+    return files;
+}
+
+std::optional<ConfigError> apply_text(std::string_view text, const std::string& file, Config& config,
+                                      Origins& origins) {
+    const auto document = read_document(text);
+    if (document) return apply_document(*document, file, config, origins);
+    const Problem& problem = document.error();
+    return ConfigError{.file = file, .line = problem.at.line, .column = problem.at.column, .message = problem.what};
+}
+
+std::optional<ConfigError> apply_file(const std::string& file, Config& config, Origins& origins) {
+    const auto text = read_file(file);
+    return text ? apply_text(*text, file, config, origins) : text.error();
+}
+
+/// What only the whole configuration can tell. A clash is shown where the later class sets the number, or is named.
+tl::expected<Config, ConfigError> checked(Config config, const Origins& origins) {
+    const auto clash = find_clash(config.classes);
+    if (!clash) return config;
+    const std::string class_path = "classes." + clash->second;
+    const std::string path = fmt::format("{}.{}", class_path, clash->key);
+    const auto set_at = origins.find(path);
+    // A second class exists only by being named.
+    const auto& [file, at] = set_at != origins.end() ? set_at->second : origins.at(class_path);
+    return tl::unexpected(
+        ConfigError{.file = file, .line = at.line, .column = at.column, .message = path + ": " + clash->what});
+}
+
+} // namespace
+
+std::string to_string(const ConfigError& error) {
+    const std::string file = printable(error.file);
+    if (error.line == 0) return fmt::format("{}: {}", file, error.message);
+    return fmt::format("{}:{}:{}: {}", file, error.line, error.column, error.message);
+}
+
+ConfigSource config_source(const std::string& file) {
+    return {.main_file = file, .drop_in_directory = (std::filesystem::path(file).parent_path() / "conf.d").native()};
+}
+
+tl::expected<Config, ConfigError> load_config(const std::string& file) {
+    Config config;
+    Origins origins;
+    if (auto error = apply_file(file, config, origins)) return tl::unexpected(std::move(*error));
+    const auto files = drop_ins(config_source(file).drop_in_directory);
+    if (!files) return tl::unexpected(files.error());
+    for (const std::string& drop_in : *files) {
+        if (auto error = apply_file(drop_in, config, origins)) return tl::unexpected(std::move(*error));
+    }
+    return checked(std::move(config), origins);
+}
+
+tl::expected<Config, ConfigError> parse_config(std::string_view text, const std::string& name) {
+    Config config;
+    Origins origins;
+    if (auto error = apply_text(text, name, config, origins)) return tl::unexpected(std::move(*error));
+    return checked(std::move(config), origins);
+}
+
+} // namespace novpn

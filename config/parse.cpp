@@ -1,0 +1,137 @@
+#include "config/parse.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdint>
+#include <fmt/format.h>
+#include <limits>
+#include <linux/if.h>
+#include <linux/rtnetlink.h>
+#include <optional>
+#include <system_error>
+
+namespace novpn {
+namespace {
+
+/// One rule of a class stands before and one after its preference. 0 is the local table's rule, and rules at 0 and 1
+/// would reverse wg-quick's pair (KERNEL-FACTS 10); 32766 and 32767 are the rules of main and default.
+constexpr std::uint64_t kLowestPreference = 3;
+constexpr std::uint64_t kHighestPreference = 32765;
+
+constexpr std::size_t kGlobMax = IFNAMSIZ - 1;
+
+tl::unexpected<Problem> wrong(const YamlNode& node, std::string what) {
+    return tl::unexpected(Problem{.at = node.at, .what = std::move(what)});
+}
+
+/// Decimal or 0x. A leading 0 is refused: octal to YAML 1.1, decimal to YAML 1.2. Too large a number is the largest.
+std::optional<std::uint64_t> to_number(std::string_view text) {
+    const bool hexadecimal = text.starts_with("0x");
+    if (hexadecimal) text.remove_prefix(2);
+    if (!hexadecimal && text.size() > 1 && text.front() == '0') return std::nullopt;
+    std::uint64_t number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number, hexadecimal ? 16 : 10);
+    if (error == std::errc::invalid_argument || end != text.data() + text.size()) return std::nullopt;
+    return error == std::errc::result_out_of_range ? std::numeric_limits<std::uint64_t>::max() : number;
+}
+
+Parsed<std::uint64_t> parse_number(const YamlNode& node, std::uint64_t lowest, std::uint64_t highest) {
+    const bool plain = node.kind == YamlNode::Kind::scalar && !node.quoted;
+    const auto number = plain ? to_number(node.text) : std::nullopt;
+    if (!number) return unexpected_value(node, "a number");
+    if (*number < lowest || *number > highest) return wrong(node, quote(node.text) + " is out of range");
+    return *number;
+}
+
+bool is_32_bit(std::uint64_t number) { return number <= std::numeric_limits<std::uint32_t>::max(); }
+
+/// A link's name has no '/', ':' or space (dev_valid_name in net/core/dev.c); ':' may stand in a glob's [[:digit:]].
+bool is_impossible_in_link_name(char c) { return c == '/' || c == ' ' || is_control(c); }
+
+Parsed<std::string> parse_link_glob(const YamlNode& node) {
+    if (node.kind != YamlNode::Kind::scalar) return unexpected_value(node, "the name of a link or a glob");
+    if (node.text.empty()) return wrong(node, "an empty name matches no link");
+    if (node.text.size() > kGlobMax) {
+        return wrong(node, fmt::format("{} is longer than the name of a link can be", quote(node.text)));
+    }
+    if (std::any_of(node.text.begin(), node.text.end(), is_impossible_in_link_name)) {
+        return wrong(node, fmt::format("{} has a character that no link's name can have", quote(node.text)));
+    }
+    return node.text;
+}
+
+std::string describe(const YamlNode& node) {
+    switch (node.kind) {
+    case YamlNode::Kind::null:
+        return "nothing";
+    case YamlNode::Kind::list:
+        return "a list";
+    case YamlNode::Kind::map:
+        return "a map";
+    case YamlNode::Kind::scalar:
+        break;
+    }
+    return (node.quoted ? "the quoted text " : "") + quote(node.text);
+}
+
+} // namespace
+
+tl::unexpected<Problem> unexpected_value(const YamlNode& node, std::string_view expected) {
+    return wrong(node, fmt::format("expected {}, found {}", expected, describe(node)));
+}
+
+tl::unexpected<Problem> unknown_word(const YamlNode& node, const std::vector<std::string_view>& words) {
+    const std::string_view meant = nearest(node.text, words);
+    std::string what = quote(node.text) + " is unknown";
+    if (!meant.empty()) what += fmt::format(", did you mean '{}'", meant);
+    return wrong(node, std::move(what));
+}
+
+Parsed<TableId> parse_table(const YamlNode& node) {
+    const auto number = parse_number(node, 1, std::numeric_limits<std::uint32_t>::max());
+    if (!number) return tl::unexpected(number.error());
+    switch (*number) {
+    case RT_TABLE_DEFAULT:
+        return wrong(node, "253 is the kernel's table 'default'");
+    case RT_TABLE_MAIN:
+        return wrong(node, "254 is the kernel's table 'main'");
+    case RT_TABLE_LOCAL:
+        return wrong(node, "255 is the kernel's table 'local'");
+    default:
+        return TableId{static_cast<std::uint32_t>(*number)};
+    }
+}
+
+Parsed<Mark> parse_mark(const YamlNode& node) {
+    if (node.kind != YamlNode::Kind::scalar) return unexpected_value(node, "a mark");
+    const std::string_view text = node.text;
+    const auto slash = text.find('/');
+    const auto value = to_number(text.substr(0, slash));
+    const auto mask =
+        slash == std::string_view::npos ? std::optional<std::uint64_t>(0xffffffff) : to_number(text.substr(slash + 1));
+    if (!value || !mask) return unexpected_value(node, "a mark");
+    if (!is_32_bit(*value) || !is_32_bit(*mask)) return wrong(node, quote(text) + " has more than 32 bits");
+    if (*value == 0) return wrong(node, "the value is 0, which every unmarked packet has");
+    if ((*value & ~*mask) != 0)
+        return wrong(node, fmt::format("the value of {} has bits outside its mask", quote(text)));
+    return Mark{.value = static_cast<std::uint32_t>(*value), .mask = static_cast<std::uint32_t>(*mask)};
+}
+
+Parsed<Preference> parse_preference(const YamlNode& node) {
+    const auto number = parse_number(node, kLowestPreference, kHighestPreference);
+    if (!number) return tl::unexpected(number.error());
+    return Preference{static_cast<std::uint32_t>(*number)};
+}
+
+Parsed<std::vector<std::string>> parse_link_globs(const YamlNode& node) {
+    if (node.kind != YamlNode::Kind::list) return unexpected_value(node, "a list");
+    std::vector<std::string> globs;
+    for (const YamlNode& item : node.children) {
+        auto glob = parse_link_glob(item);
+        if (!glob) return tl::unexpected(glob.error());
+        globs.push_back(std::move(*glob));
+    }
+    return globs;
+}
+
+} // namespace novpn

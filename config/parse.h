@@ -1,0 +1,51 @@
+// One value of the configuration from its node: type and range. The message is without the key and without what is
+// allowed, which the table of keys (schema.cpp) adds.
+#pragma once
+
+#include "config/config.h"
+#include "config/document.h"
+#include "config/text.h"
+
+#include <string>
+#include <string_view>
+#include <tl/expected.hpp>
+#include <vector>
+
+namespace novpn {
+
+template<typename T>
+using Parsed = tl::expected<T, Problem>;
+
+/// One of the words that a key takes. A word whose behaviour is not built yet is known, and refused as such.
+template<typename T>
+struct Word {
+    std::string_view text;
+    T value;
+    bool built = true;
+};
+
+/// "expected a number, found 'abc'"
+tl::unexpected<Problem> unexpected_value(const YamlNode& node, std::string_view expected);
+
+/// "'blok' is unknown, did you mean 'block'"
+tl::unexpected<Problem> unknown_word(const YamlNode& node, const std::vector<std::string_view>& words);
+
+template<const auto& kWords>
+auto parse_word(const YamlNode& node) -> Parsed<decltype(kWords[0].value)> {
+    if (node.kind != YamlNode::Kind::scalar) return unexpected_value(node, "a word");
+    std::vector<std::string_view> built;
+    for (const auto& word : kWords) {
+        if (word.built) built.push_back(word.text);
+        if (word.text != node.text) continue;
+        if (word.built) return word.value;
+        return tl::unexpected(Problem{.at = node.at, .what = quote(node.text) + " is not supported yet"});
+    }
+    return unknown_word(node, built);
+}
+
+Parsed<TableId> parse_table(const YamlNode& node);
+Parsed<Mark> parse_mark(const YamlNode& node); ///< "VALUE/MASK" or a number, which has all bits in its mask
+Parsed<Preference> parse_preference(const YamlNode& node);
+Parsed<std::vector<std::string>> parse_link_globs(const YamlNode& node);
+
+} // namespace novpn

@@ -1,0 +1,222 @@
+#include "config/schema.h"
+
+#include "config/parse.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <utility>
+
+namespace novpn {
+namespace {
+
+constexpr Word<WhenNoUplink> kWhenNoUplink[] = {{"block", WhenNoUplink::block}, {"tunnel", WhenNoUplink::tunnel}};
+constexpr Word<Dns> kDns[] = {{"vpn", Dns::vpn}, {"uplink", Dns::uplink, false}};
+
+constexpr auto kLinkGlobs = "a list of link names or globs of at most 15 characters, such as [eth0, \"wl*\"]";
+
+/// Puts a value where it belongs; `name` is the class's.
+using Parse = std::optional<Problem> (*)(const YamlNode& node, std::string_view name, Config& config);
+
+ClassConfig& class_named(std::string_view name, Config& config) {
+    const auto found = std::find_if(config.classes.begin(), config.classes.end(),
+                                    [&](const ClassConfig& known) { return known.name == name; });
+    return found != config.classes.end() ? *found : config.classes.emplace_back(ClassConfig{.name = std::string(name)});
+}
+
+template<typename T>
+std::optional<Problem> put(Parsed<T> parsed, T& target) {
+    if (!parsed) return std::move(parsed.error());
+    target = std::move(*parsed);
+    return std::nullopt;
+}
+
+template<auto kMember, auto kParse>
+std::optional<Problem> of_class(const YamlNode& node, std::string_view name, Config& config) {
+    return put(kParse(node), class_named(name, config).*kMember);
+}
+
+template<auto kSection, auto kMember, auto kParse>
+std::optional<Problem> of(const YamlNode& node, std::string_view, Config& config) {
+    return put(kParse(node), config.*kSection.*kMember);
+}
+
+/// One line of the table. `section` is the path of the map that the key stands in.
+struct Key {
+    enum class Kind { map, value, not_built };
+    Kind kind;
+    std::string_view section;
+    std::string_view name; ///< "*": any name of a class
+    std::string_view allowed;
+    Parse parse = nullptr;
+};
+
+constexpr Key map(std::string_view section, std::string_view name, std::string_view allowed) {
+    return {.kind = Key::Kind::map, .section = section, .name = name, .allowed = allowed};
+}
+constexpr Key value(std::string_view section, std::string_view name, Parse parse, std::string_view allowed) {
+    return {.kind = Key::Kind::value, .section = section, .name = name, .allowed = allowed, .parse = parse};
+}
+constexpr Key not_built(std::string_view section, std::string_view name) {
+    return {.kind = Key::Kind::not_built, .section = section, .name = name, .allowed = {}};
+}
+
+constexpr Key kKeys[] = {
+    map("", "classes", "a map of classes by their name"),
+    map("classes", "*", "a map of the class's settings"),
+    value("classes.*", "when_no_uplink", of_class<&ClassConfig::when_no_uplink, parse_word<kWhenNoUplink>>,
+          "block, tunnel"),
+    value("classes.*", "dns", of_class<&ClassConfig::dns, parse_word<kDns>>, "vpn"),
+    value("classes.*", "table", of_class<&ClassConfig::table, parse_table>, "1 to 4294967295 except 253, 254 and 255"),
+    value("classes.*", "mark", of_class<&ClassConfig::mark, parse_mark>,
+          "VALUE/MASK of 32 bits, such as 0x4e000000/0xff000000, or a number other than 0"),
+    value("classes.*", "preference", of_class<&ClassConfig::preference, parse_preference>, "3 to 32765"),
+    not_built("classes.*", "apps"),
+    not_built("classes.*", "units"),
+    not_built("classes.*", "slices"),
+    not_built("classes.*", "cgroups"),
+    not_built("classes.*", "users"),
+    not_built("classes.*", "destinations"),
+    not_built("classes.*", "enabled"),
+    not_built("classes.*", "uplink"),
+    not_built("classes.*", "via"),
+    not_built("classes.*", "on_leave"),
+    map("", "uplinks", "a map with the keys ignore, links, prefer"),
+    value("uplinks", "prefer", of<&Config::uplinks, &UplinkConfig::prefer, parse_link_globs>, kLinkGlobs),
+    value("uplinks", "ignore", of<&Config::uplinks, &UplinkConfig::ignore, parse_link_globs>, kLinkGlobs),
+    value("uplinks", "links", of<&Config::uplinks, &UplinkConfig::links, parse_link_globs>, kLinkGlobs),
+    map("", "tunnels", "a map with the key links"),
+    value("tunnels", "links", of<&Config::tunnels, &TunnelConfig::links, parse_link_globs>, kLinkGlobs),
+    not_built("", "sites"),
+    map("", "allow", "a map with the keys groups, users"),
+    not_built("allow", "users"),
+    not_built("allow", "groups"),
+    not_built("", "marking"),
+    map("", "sockets", "a map with the key destroy_stale"),
+    not_built("sockets", "destroy_stale"),
+    map("", "log", "a map with the key level"),
+    not_built("log", "level"),
+};
+
+std::string join(std::string_view section, std::string_view name) {
+    return section.empty() ? std::string(name) : fmt::format("{}.{}", section, name);
+}
+
+const Key* find_key(std::string_view section, std::string_view name) {
+    const auto* found = std::find_if(std::begin(kKeys), std::end(kKeys), [&](const Key& key) {
+        return key.section == section && (key.name == name || key.name == "*");
+    });
+    return found == std::end(kKeys) ? nullptr : found;
+}
+
+/// Nothing below a map of keys that are not built can be set, so it is not offered either.
+bool can_be_set(const Key& key) {
+    if (key.kind != Key::Kind::map) return key.kind == Key::Kind::value;
+    const std::string section = join(key.section, key.name);
+    return std::any_of(std::begin(kKeys), std::end(kKeys),
+                       [&](const Key& inner) { return inner.section == section && can_be_set(inner); });
+}
+
+std::string unknown_key(const YamlNode& entry, std::string_view section, std::string_view path) {
+    std::vector<std::string_view> known;
+    std::vector<std::string_view> allowed;
+    for (const Key& key : kKeys) {
+        if (key.section != section) continue;
+        known.push_back(key.name);
+        if (can_be_set(key)) allowed.push_back(key.name);
+    }
+    std::sort(allowed.begin(), allowed.end());
+    std::string text = path.empty() ? "" : fmt::format("{}: ", path);
+    text += "unknown key " + quote(entry.key);
+    const std::string_view meant = nearest(entry.key, known);
+    if (!meant.empty()) {
+        const bool built = std::find(allowed.begin(), allowed.end(), meant) != allowed.end();
+        text += fmt::format("; did you mean '{}'{}?", meant, built ? "" : " (not supported yet)");
+    }
+    if (meant.empty()) text += ';';
+    return text + (allowed.empty() ? " no key is supported here yet"
+                                   : fmt::format(" allowed here: {}", fmt::join(allowed, ", ")));
+}
+
+/// What is wrong with the name of a class, or nothing.
+std::optional<std::string> refused_class(const std::string& name) {
+    const auto is_letter = [](char c) { return c >= 'a' && c <= 'z'; };
+    const auto is_inner = [&](char c) { return is_letter(c) || (c >= '0' && c <= '9') || c == '_'; };
+    if (name.empty() || name.size() > 31 || !is_letter(name.front()) ||
+        !std::all_of(name.begin(), name.end(), is_inner)) {
+        return fmt::format(
+            "{} cannot be the name of a class; allowed: a to z first, then up to 30 of a to z, 0 to 9, _", quote(name));
+    }
+    if (name != "novpn") return fmt::format("classes.{}: not supported yet: only the class novpn", name);
+    return std::nullopt;
+}
+
+class DocumentReader {
+  public:
+    DocumentReader(const std::string& file, Config& config, Origins& origins)
+        : file_(file)
+        , config_(config)
+        , origins_(origins) {}
+
+    /// `section` is the table's word for the map, `path` the user's; `name` is the class that it belongs to.
+    std::optional<ConfigError> read_map(const YamlNode& node, const std::string& section, const std::string& path,
+                                        const std::string& name, std::string_view allowed) {
+        if (node.kind == YamlNode::Kind::null) return std::nullopt; // All its entries are commented out.
+        if (node.kind != YamlNode::Kind::map) return error(path, unexpected_value(node, "a map").value(), allowed);
+        for (const YamlNode& entry : node.children) {
+            const Key* key = find_key(section, entry.key);
+            if (key == nullptr) return error(entry.key_at, unknown_key(entry, section, path));
+            const bool is_class = key->name == "*";
+            if (const auto refused = is_class ? refused_class(entry.key) : std::nullopt) {
+                return error(entry.key_at, *refused);
+            }
+            if (auto failed = read_entry(entry, *key, join(path, entry.key), is_class ? entry.key : name))
+                return failed;
+        }
+        return std::nullopt;
+    }
+
+  private:
+    std::optional<ConfigError> read_entry(const YamlNode& entry, const Key& key, const std::string& path,
+                                          const std::string& name) {
+        if (key.kind == Key::Kind::not_built) return error(entry.key_at, path + ": not supported yet");
+        if (key.kind == Key::Kind::map) {
+            origins_.insert_or_assign(path, Origin{.file = file_, .at = entry.key_at});
+            return read_map(entry, join(key.section, key.name), path, name, key.allowed);
+        }
+        if (const auto problem = key.parse(entry, name, config_)) return error(path, *problem, key.allowed);
+        origins_.insert_or_assign(path, Origin{.file = file_, .at = entry.at});
+        return std::nullopt;
+    }
+
+    ConfigError error(const std::string& path, const Problem& problem, std::string_view allowed) const {
+        const std::string prefix = path.empty() ? "" : path + ": ";
+        return error(problem.at, fmt::format("{}{}; allowed: {}", prefix, problem.what, allowed));
+    }
+    ConfigError error(Position at, std::string message) const {
+        return {.file = file_, .line = at.line, .column = at.column, .message = std::move(message)};
+    }
+
+    const std::string& file_;
+    Config& config_;
+    Origins& origins_;
+};
+
+} // namespace
+
+std::optional<ConfigError> apply_document(const YamlNode& document, const std::string& file, Config& config,
+                                          Origins& origins) {
+    return DocumentReader(file, config, origins)
+        .read_map(document, "", "", "", "a map with the keys classes, tunnels, uplinks");
+}
+
+std::vector<KeyName> key_names() {
+    std::vector<KeyName> names;
+    for (const Key& key : kKeys) {
+        if (key.kind == Key::Kind::map) continue;
+        names.push_back({.path = join(key.section, key.name), .built = key.kind == Key::Kind::value});
+    }
+    return names;
+}
+
+} // namespace novpn

@@ -1,0 +1,272 @@
+#include "netlink/rtnetlink.h"
+
+#include <cstring>
+#include <linux/fib_rules.h>
+#include <linux/if_addr.h>
+#include <linux/if_link.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <netlink/attr.h>
+#include <netlink/msg.h>
+
+// linux/if.h cannot be included beside net/if.h; the value is the kernel's (include/uapi/linux/if.h).
+#ifndef IFF_LOWER_UP
+#define IFF_LOWER_UP 0x10000
+#endif
+
+namespace novpn {
+
+namespace {
+
+/// The attributes of one message, by type; every accessor checks the length before it reads.
+template<int Max>
+class Attributes {
+  public:
+    static std::optional<Attributes> parse(std::span<const std::byte> message, int header_size) {
+        // nlmsg_parse() takes no const but does not write.
+        auto* header = reinterpret_cast<nlmsghdr*>(const_cast<std::byte*>(message.data()));
+        Attributes attributes;
+        if (nlmsg_parse(header, header_size, attributes.table_, Max, nullptr) < 0) return std::nullopt;
+        return attributes;
+    }
+    static std::optional<Attributes> parse_nested(const nlattr* nested) {
+        Attributes attributes;
+        if (nla_parse_nested(attributes.table_, Max, const_cast<nlattr*>(nested), nullptr) < 0) return std::nullopt;
+        return attributes;
+    }
+    static std::optional<Attributes> parse_bytes(void* head, int length) {
+        Attributes attributes;
+        if (nla_parse(attributes.table_, Max, static_cast<nlattr*>(head), length, nullptr) < 0) return std::nullopt;
+        return attributes;
+    }
+
+    const nlattr* raw(int type) const { return table_[type]; }
+
+    template<typename T>
+    std::optional<T> value(int type) const {
+        const nlattr* found = table_[type];
+        if (!found || nla_len(found) < static_cast<int>(sizeof(T))) return std::nullopt;
+        T result;
+        std::memcpy(&result, nla_data(found), sizeof result);
+        return result;
+    }
+    std::string text(int type) const {
+        const nlattr* found = table_[type];
+        if (!found) return {};
+        const char* data = static_cast<const char*>(nla_data(found));
+        return {data, strnlen(data, static_cast<std::size_t>(nla_len(found)))};
+    }
+    std::optional<address> ip(int type, int family) const { return to_ip(table_[type], family); }
+
+    static std::optional<address> to_ip(const nlattr* attribute, int family) {
+        if (!attribute) return std::nullopt;
+        return to_ip(static_cast<const unsigned char*>(nla_data(attribute)), nla_len(attribute), family);
+    }
+    static std::optional<address> to_ip(const unsigned char* data, int length, int family) {
+        if (family == AF_INET && length >= 4) {
+            return boost::asio::ip::address_v4({data[0], data[1], data[2], data[3]});
+        }
+        if (family == AF_INET6 && length >= 16) {
+            boost::asio::ip::address_v6::bytes_type bytes;
+            std::memcpy(bytes.data(), data, bytes.size());
+            return boost::asio::ip::address_v6(bytes);
+        }
+        return std::nullopt;
+    }
+
+  private:
+    nlattr* table_[Max + 1] = {};
+};
+
+/// The fixed header behind nlmsghdr, when the message is of `type` and long enough for it.
+template<typename Header>
+const Header* header_of(std::span<const std::byte> message, std::initializer_list<int> types) {
+    if (message.size() < sizeof(nlmsghdr)) return nullptr;
+    auto* header = reinterpret_cast<const nlmsghdr*>(message.data());
+    if (header->nlmsg_len > message.size() || header->nlmsg_len < NLMSG_LENGTH(sizeof(Header))) return nullptr;
+    for (int type : types)
+        if (header->nlmsg_type == type) return static_cast<const Header*>(NLMSG_DATA(header));
+    return nullptr;
+}
+
+std::optional<Family> to_family(int family) {
+    if (family == AF_INET) return Family::ipv4;
+    if (family == AF_INET6) return Family::ipv6;
+    return std::nullopt;
+}
+
+RouteType to_route_type(unsigned char type) {
+    switch (type) {
+    case RTN_UNICAST: return RouteType::unicast;
+    case RTN_UNREACHABLE: return RouteType::unreachable;
+    case RTN_BLACKHOLE: return RouteType::blackhole;
+    case RTN_PROHIBIT: return RouteType::prohibit;
+    case RTN_THROW: return RouteType::throw_;
+    case RTN_LOCAL: return RouteType::local;
+    default: return RouteType::other;
+    }
+}
+
+/// RTA_VIA: a gateway of the other family (RFC 5549), struct rtvia {family, address}.
+std::optional<address> to_via(const nlattr* attribute) {
+    if (!attribute || nla_len(attribute) < static_cast<int>(sizeof(std::uint16_t))) return std::nullopt;
+    auto* data = static_cast<const unsigned char*>(nla_data(attribute));
+    std::uint16_t family = 0;
+    std::memcpy(&family, data, sizeof family);
+    return Attributes<RTA_MAX>::to_ip(data + sizeof family, nla_len(attribute) - static_cast<int>(sizeof family), family);
+}
+
+void take_next_hop_flags(Route& route, unsigned flags) {
+    route.onlink = flags & RTNH_F_ONLINK;
+    route.link_down = flags & RTNH_F_LINKDOWN;
+}
+
+/// The first next hop stands for the route.
+bool take_multipath(Route& route, const nlattr* multipath, int family) {
+    int left = nla_len(multipath);
+    unsigned hops = 0;
+    auto* hop = static_cast<rtnexthop*>(nla_data(multipath));
+    while (left >= static_cast<int>(sizeof *hop) && hop->rtnh_len >= sizeof *hop && hop->rtnh_len <= left) {
+        if (hops++ == 0) {
+            auto attributes = Attributes<RTA_MAX>::parse_bytes(RTNH_DATA(hop), hop->rtnh_len - static_cast<int>(sizeof *hop));
+            if (!attributes) return false;
+            route.link = IfIndex{static_cast<std::uint32_t>(hop->rtnh_ifindex)};
+            route.gateway = attributes->ip(RTA_GATEWAY, family);
+            if (!route.gateway) route.gateway = to_via(attributes->raw(RTA_VIA));
+            take_next_hop_flags(route, hop->rtnh_flags);
+        }
+        int step = static_cast<int>(RTNH_ALIGN(hop->rtnh_len));
+        left -= step;
+        if (left <= 0) break;
+        hop = reinterpret_cast<rtnexthop*>(reinterpret_cast<char*>(hop) + step);
+    }
+    route.next_hops = hops;
+    return hops > 0;
+}
+
+} // namespace
+
+std::optional<Link> to_link(std::span<const std::byte> message) {
+    auto* info = header_of<ifinfomsg>(message, {RTM_NEWLINK, RTM_DELLINK});
+    // Messages of AF_INET6 and AF_BRIDGE describe the same link without its LINKINFO: they are no description of it.
+    if (!info || info->ifi_family != AF_UNSPEC || info->ifi_index <= 0) return std::nullopt;
+    auto attributes = Attributes<IFLA_MAX>::parse(message, sizeof *info);
+    if (!attributes) return std::nullopt;
+    Link link;
+    link.index = IfIndex{static_cast<std::uint32_t>(info->ifi_index)};
+    link.name = attributes->text(IFLA_IFNAME);
+    link.hardware = info->ifi_type;
+    link.up = info->ifi_flags & IFF_UP;
+    link.carrier = info->ifi_flags & IFF_LOWER_UP;
+    link.loopback = info->ifi_flags & IFF_LOOPBACK;
+    link.point_to_point = info->ifi_flags & IFF_POINTOPOINT;
+    if (auto master = attributes->template value<std::uint32_t>(IFLA_MASTER)) link.master = IfIndex{*master};
+    if (auto* nested = attributes->raw(IFLA_LINKINFO)) {
+        if (auto kind = Attributes<IFLA_INFO_MAX>::parse_nested(nested)) link.kind = kind->text(IFLA_INFO_KIND);
+    }
+    return link;
+}
+
+std::optional<Address> to_address(std::span<const std::byte> message) {
+    auto* info = header_of<ifaddrmsg>(message, {RTM_NEWADDR, RTM_DELADDR});
+    if (!info || !to_family(info->ifa_family)) return std::nullopt;
+    auto attributes = Attributes<IFA_MAX>::parse(message, sizeof *info);
+    if (!attributes) return std::nullopt;
+    auto local = attributes->ip(IFA_LOCAL, info->ifa_family);
+    auto peer = attributes->ip(IFA_ADDRESS, info->ifa_family);
+    if (!local) local = peer; // IPv6 without a peer has IFA_ADDRESS only.
+    if (!local) return std::nullopt;
+    unsigned width = info->ifa_family == AF_INET ? 32 : 128;
+    if (info->ifa_prefixlen > width) return std::nullopt;
+    Address result{.link = IfIndex{info->ifa_index}, .local = *local, .prefix_length = info->ifa_prefixlen};
+    if (peer && *peer != *local) result.peer = peer;
+    result.scope = info->ifa_scope;
+    auto flags = attributes->template value<std::uint32_t>(IFA_FLAGS).value_or(info->ifa_flags);
+    // An optimistic address (RFC 4429) may be used while it is still tentative.
+    result.tentative = (flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED)) && !(flags & IFA_F_OPTIMISTIC);
+    return result;
+}
+
+std::optional<Route> to_route(std::span<const std::byte> message) {
+    auto* info = header_of<rtmsg>(message, {RTM_NEWROUTE, RTM_DELROUTE});
+    if (!info) return std::nullopt;
+    auto family = to_family(info->rtm_family);
+    if (!family || (info->rtm_flags & RTM_F_CLONED)) return std::nullopt;
+    auto attributes = Attributes<RTA_MAX>::parse(message, sizeof *info);
+    if (!attributes) return std::nullopt;
+    if (info->rtm_dst_len > (*family == Family::ipv4 ? 32 : 128)) return std::nullopt;
+
+    Route route;
+    route.table = TableId{attributes->template value<std::uint32_t>(RTA_TABLE).value_or(info->rtm_table)};
+    route.type = to_route_type(info->rtm_type);
+    route.destination = any_prefix(*family);
+    if (auto destination = attributes->ip(RTA_DST, info->rtm_family))
+        route.destination = {*destination, info->rtm_dst_len};
+    else if (info->rtm_dst_len != 0)
+        return std::nullopt;
+    route.metric = attributes->template value<std::uint32_t>(RTA_PRIORITY).value_or(0);
+    route.source = attributes->ip(RTA_PREFSRC, info->rtm_family);
+    route.scope = *family == Family::ipv4 ? info->rtm_scope : 0;
+    route.protocol = Protocol{info->rtm_protocol};
+    if (route.type != RouteType::unicast && route.type != RouteType::local) return route;
+
+    if (auto* multipath = attributes->raw(RTA_MULTIPATH))
+        return take_multipath(route, multipath, info->rtm_family) ? std::optional(route) : std::nullopt;
+    route.gateway = attributes->ip(RTA_GATEWAY, info->rtm_family);
+    if (!route.gateway) route.gateway = to_via(attributes->raw(RTA_VIA));
+    route.link = IfIndex{attributes->template value<std::uint32_t>(RTA_OIF).value_or(0)};
+    take_next_hop_flags(route, info->rtm_flags);
+    return route;
+}
+
+std::optional<Rule> to_rule(std::span<const std::byte> message) {
+    auto* info = header_of<fib_rule_hdr>(message, {RTM_NEWRULE, RTM_DELRULE});
+    if (!info) return std::nullopt;
+    auto family = to_family(info->family); // the multicast routing families have rules too
+    if (!family) return std::nullopt;
+    auto attributes = Attributes<FRA_MAX>::parse(message, sizeof *info);
+    if (!attributes) return std::nullopt;
+
+    Rule rule;
+    rule.family = *family;
+    rule.preference = Preference{attributes->template value<std::uint32_t>(FRA_PRIORITY).value_or(0)};
+    rule.invert = info->flags & FIB_RULE_INVERT;
+    switch (info->action) {
+    case FR_ACT_TO_TBL:
+        rule.action = RuleAction::to_table;
+        rule.table = TableId{attributes->template value<std::uint32_t>(FRA_TABLE).value_or(info->table)};
+        break;
+    case FR_ACT_GOTO:
+        rule.action = RuleAction::goto_;
+        rule.target = Preference{attributes->template value<std::uint32_t>(FRA_GOTO).value_or(0)};
+        break;
+    case FR_ACT_NOP: rule.action = RuleAction::nop; break;
+    case FR_ACT_BLACKHOLE: rule.action = RuleAction::blackhole; break;
+    case FR_ACT_UNREACHABLE: rule.action = RuleAction::unreachable; break;
+    case FR_ACT_PROHIBIT: rule.action = RuleAction::prohibit; break;
+    default: rule.action = RuleAction::other; break;
+    }
+    auto mark = attributes->template value<std::uint32_t>(FRA_FWMARK);
+    auto mask = attributes->template value<std::uint32_t>(FRA_FWMASK);
+    if (mark || mask) rule.mark = Mark{mark.value_or(0), mask.value_or(0xffffffff)};
+    if (auto from = attributes->ip(FRA_SRC, info->family)) rule.from = Prefix{*from, info->src_len};
+    if (auto to = attributes->ip(FRA_DST, info->family)) rule.to = Prefix{*to, info->dst_len};
+    rule.iif = attributes->text(FRA_IIFNAME);
+    rule.oif = attributes->text(FRA_OIFNAME);
+    rule.ip_protocol = attributes->template value<std::uint8_t>(FRA_IP_PROTO);
+    auto range = [&](int type) -> std::optional<PortRange> {
+        auto ports = attributes->template value<fib_rule_port_range>(type);
+        return ports ? std::optional(PortRange{ports->start, ports->end}) : std::nullopt;
+    };
+    rule.source_port = range(FRA_SPORT_RANGE);
+    rule.destination_port = range(FRA_DPORT_RANGE);
+    if (auto uids = attributes->template value<fib_rule_uid_range>(FRA_UID_RANGE))
+        rule.uids = UidRange{uids->start, uids->end};
+    auto suppress = attributes->template value<std::uint32_t>(FRA_SUPPRESS_PREFIXLEN);
+    if (suppress && *suppress != 0xffffffff) rule.suppress_prefix_length = *suppress;
+    rule.l3mdev = attributes->template value<std::uint8_t>(FRA_L3MDEV).value_or(0) != 0;
+    rule.protocol = Protocol{attributes->template value<std::uint8_t>(FRA_PROTOCOL).value_or(0)};
+    return rule;
+}
+
+} // namespace novpn

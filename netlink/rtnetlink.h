@@ -1,0 +1,90 @@
+// rtnetlink (rtnetlink(7)): dumps, lookups and changes on a request socket; notifications on another. Synchronous; the
+// caller waits for RouteMonitor::fd(). Owns its sockets; not thread-safe. Keeps no cache: libnl's go stale on the
+// kernel's silent removals. The only user of libnl.
+#pragma once
+
+#include "netlink/error.h"
+#include "netlink/values.h"
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string_view>
+
+struct nl_msg;
+struct nl_sock;
+
+namespace novpn {
+
+/// One rtnetlink message, header included, as bytes; nothing when it is not of that type or is malformed.
+std::optional<Link> to_link(std::span<const std::byte> message);
+std::optional<Address> to_address(std::span<const std::byte> message);
+std::optional<Route> to_route(std::span<const std::byte> message);
+std::optional<Rule> to_rule(std::span<const std::byte> message);
+
+struct NlDeleter {
+    void operator()(nl_sock* socket) const;
+};
+using NlSocket = std::unique_ptr<nl_sock, NlDeleter>;
+
+class RouteSocket {
+  public:
+    static Expected<RouteSocket> open();
+
+    /// ip -d link
+    Expected<std::vector<Link>> links();
+    /// ip addr, both families
+    Expected<std::vector<Address>> addresses();
+    /// ip -4|-6 route show table T. A table that does not exist is empty.
+    Expected<std::vector<Route>> routes(Family family, TableId table);
+    /// ip route show table all proto P, both families. The kernel walks every route it has.
+    Expected<std::vector<Route>> routes_of(Protocol protocol);
+    /// ip -4 rule; ip -6 rule: in the order the kernel consults them
+    Expected<std::vector<Rule>> rules();
+    /// ip route get DESTINATION [mark M] fibmatch
+    Expected<Lookup> lookup(const address& destination, std::optional<Mark> mark);
+
+    /// ip route replace. Idempotent. network_unreachable: the gateway is not on-link (yet).
+    /// An IPv6 route that is not a default is added beside those of other links; it exists already: done.
+    Expected<void> replace(const Route& route);
+    /// ip route del. A route that is not there (any more) is done.
+    Expected<void> remove(const Route& route);
+    /// ip rule add, exclusive: RTM_NEWRULE with REPLACE would make duplicates. An equal rule that exists is done.
+    Expected<void> add(const Rule& rule);
+    /// ip rule del, naming every selector: the kernel deletes the first rule that matches what is given.
+    Expected<void> remove(const Rule& rule);
+
+    /// Our netlink port: notifications about our own requests carry it.
+    std::uint32_t port() const;
+
+  private:
+    explicit RouteSocket(NlSocket socket);
+    template<typename T, typename Convert>
+    Expected<std::vector<T>> dump(int type, const void* header, std::size_t size, Convert convert, std::string doing);
+    Expected<void> acknowledge(nl_msg* request, std::string doing);
+    NlSocket socket_;
+    std::vector<std::byte> buffer_;
+};
+
+/// Notifications about links, addresses, routes and rules of both families.
+class RouteMonitor {
+  public:
+    static Expected<RouteMonitor> open();
+    int fd() const;
+
+    /// What a drain saw: `cause` of the first notification that matters ("default route added"), empty when none did.
+    struct Drained {
+        std::string_view cause;
+        bool overrun = false; ///< ENOBUFS: notifications were lost
+    };
+    /// Reads what is queued; never blocks. Notifications about requests from `own_port` do not matter, nor do the
+    /// routes of table local that come with every address.
+    Drained drain(std::uint32_t own_port);
+
+  private:
+    explicit RouteMonitor(NlSocket socket);
+    NlSocket socket_;
+    std::vector<std::byte> buffer_;
+};
+
+} // namespace novpn
