@@ -97,13 +97,20 @@ std::optional<Family> to_family(int family) {
 
 RouteType to_route_type(unsigned char type) {
     switch (type) {
-    case RTN_UNICAST: return RouteType::unicast;
-    case RTN_UNREACHABLE: return RouteType::unreachable;
-    case RTN_BLACKHOLE: return RouteType::blackhole;
-    case RTN_PROHIBIT: return RouteType::prohibit;
-    case RTN_THROW: return RouteType::throw_;
-    case RTN_LOCAL: return RouteType::local;
-    default: return RouteType::other;
+    case RTN_UNICAST:
+        return RouteType::unicast;
+    case RTN_UNREACHABLE:
+        return RouteType::unreachable;
+    case RTN_BLACKHOLE:
+        return RouteType::blackhole;
+    case RTN_PROHIBIT:
+        return RouteType::prohibit;
+    case RTN_THROW:
+        return RouteType::throw_;
+    case RTN_LOCAL:
+        return RouteType::local;
+    default:
+        return RouteType::other;
     }
 }
 
@@ -113,7 +120,8 @@ std::optional<address> to_via(const nlattr* attribute) {
     auto* data = static_cast<const unsigned char*>(nla_data(attribute));
     std::uint16_t family = 0;
     std::memcpy(&family, data, sizeof family);
-    return Attributes<RTA_MAX>::to_ip(data + sizeof family, nla_len(attribute) - static_cast<int>(sizeof family), family);
+    return Attributes<RTA_MAX>::to_ip(data + sizeof family, nla_len(attribute) - static_cast<int>(sizeof family),
+                                      family);
 }
 
 void take_next_hop_flags(Route& route, unsigned flags) {
@@ -128,7 +136,8 @@ bool take_multipath(Route& route, const nlattr* multipath, int family) {
     auto* hop = static_cast<rtnexthop*>(nla_data(multipath));
     while (left >= static_cast<int>(sizeof *hop) && hop->rtnh_len >= sizeof *hop && hop->rtnh_len <= left) {
         if (hops++ == 0) {
-            auto attributes = Attributes<RTA_MAX>::parse_bytes(RTNH_DATA(hop), hop->rtnh_len - static_cast<int>(sizeof *hop));
+            auto attributes =
+                Attributes<RTA_MAX>::parse_bytes(RTNH_DATA(hop), hop->rtnh_len - static_cast<int>(sizeof *hop));
             if (!attributes) return false;
             route.link = IfIndex{static_cast<std::uint32_t>(hop->rtnh_ifindex)};
             route.gateway = attributes->ip(RTA_GATEWAY, family);
@@ -240,11 +249,21 @@ std::optional<Rule> to_rule(std::span<const std::byte> message) {
         rule.action = RuleAction::goto_;
         rule.target = Preference{attributes->template value<std::uint32_t>(FRA_GOTO).value_or(0)};
         break;
-    case FR_ACT_NOP: rule.action = RuleAction::nop; break;
-    case FR_ACT_BLACKHOLE: rule.action = RuleAction::blackhole; break;
-    case FR_ACT_UNREACHABLE: rule.action = RuleAction::unreachable; break;
-    case FR_ACT_PROHIBIT: rule.action = RuleAction::prohibit; break;
-    default: rule.action = RuleAction::other; break;
+    case FR_ACT_NOP:
+        rule.action = RuleAction::nop;
+        break;
+    case FR_ACT_BLACKHOLE:
+        rule.action = RuleAction::blackhole;
+        break;
+    case FR_ACT_UNREACHABLE:
+        rule.action = RuleAction::unreachable;
+        break;
+    case FR_ACT_PROHIBIT:
+        rule.action = RuleAction::prohibit;
+        break;
+    default:
+        rule.action = RuleAction::other;
+        break;
     }
     auto mark = attributes->template value<std::uint32_t>(FRA_FWMARK);
     auto mask = attributes->template value<std::uint32_t>(FRA_FWMASK);

@@ -56,13 +56,19 @@ NlPtr<nl_addr> to_nl(const address& a) { return to_nl(a, a.is_v4() ? 32 : 128); 
 
 std::uint8_t to_rtn(RouteType type) {
     switch (type) {
-    case RouteType::unreachable: return RTN_UNREACHABLE;
-    case RouteType::blackhole: return RTN_BLACKHOLE;
-    case RouteType::prohibit: return RTN_PROHIBIT;
-    case RouteType::throw_: return RTN_THROW;
-    case RouteType::local: return RTN_LOCAL;
+    case RouteType::unreachable:
+        return RTN_UNREACHABLE;
+    case RouteType::blackhole:
+        return RTN_BLACKHOLE;
+    case RouteType::prohibit:
+        return RTN_PROHIBIT;
+    case RouteType::throw_:
+        return RTN_THROW;
+    case RouteType::local:
+        return RTN_LOCAL;
     case RouteType::unicast:
-    case RouteType::other: break;
+    case RouteType::other:
+        break;
     }
     return RTN_UNICAST;
 }
@@ -95,13 +101,20 @@ NlPtr<rtnl_route> to_nl(const Route& route) {
 
 std::uint8_t to_action(RuleAction action) {
     switch (action) {
-    case RuleAction::to_table: return FR_ACT_TO_TBL;
-    case RuleAction::goto_: return FR_ACT_GOTO;
-    case RuleAction::nop: return FR_ACT_NOP;
-    case RuleAction::blackhole: return FR_ACT_BLACKHOLE;
-    case RuleAction::unreachable: return FR_ACT_UNREACHABLE;
-    case RuleAction::prohibit: return FR_ACT_PROHIBIT;
-    case RuleAction::other: break;
+    case RuleAction::to_table:
+        return FR_ACT_TO_TBL;
+    case RuleAction::goto_:
+        return FR_ACT_GOTO;
+    case RuleAction::nop:
+        return FR_ACT_NOP;
+    case RuleAction::blackhole:
+        return FR_ACT_BLACKHOLE;
+    case RuleAction::unreachable:
+        return FR_ACT_UNREACHABLE;
+    case RuleAction::prohibit:
+        return FR_ACT_PROHIBIT;
+    case RuleAction::other:
+        break;
     }
     return FR_ACT_UNSPEC;
 }
@@ -122,8 +135,7 @@ NlPtr<rtnl_rule> to_nl(const Rule& rule) {
     }
     if (rule.to) rtnl_rule_set_dst(r, to_nl(rule.to->network, rule.to->length).get());
     if (rule.ip_protocol) rtnl_rule_set_ipproto(r, *rule.ip_protocol);
-    if (rule.destination_port)
-        rtnl_rule_set_dport_range(r, rule.destination_port->first, rule.destination_port->last);
+    if (rule.destination_port) rtnl_rule_set_dport_range(r, rule.destination_port->first, rule.destination_port->last);
     rtnl_rule_set_protocol(r, rule.protocol.value);
     return result;
 }
@@ -190,7 +202,9 @@ Expected<RouteSocket> RouteSocket::open() {
     return RouteSocket(std::move(*socket));
 }
 
-RouteSocket::RouteSocket(NlSocket socket) : socket_(std::move(socket)), buffer_(kReceiveBuffer) {}
+RouteSocket::RouteSocket(NlSocket socket)
+    : socket_(std::move(socket))
+    , buffer_(kReceiveBuffer) {}
 
 std::uint32_t RouteSocket::port() const { return nl_socket_get_local_port(socket_.get()); }
 
@@ -276,8 +290,9 @@ Expected<std::vector<Route>> RouteSocket::routes_of(Protocol protocol) {
             auto route = to_route(message);
             return route && route->protocol == protocol ? route : std::nullopt;
         };
-        auto routes = dump<Route>(RTM_GETROUTE, &header, sizeof header, with_protocol,
-                                  fmt::format("reading {} routes of protocol {}", to_string(family), to_string(protocol)));
+        auto routes =
+            dump<Route>(RTM_GETROUTE, &header, sizeof header, with_protocol,
+                        fmt::format("reading {} routes of protocol {}", to_string(family), to_string(protocol)));
         if (!routes) return routes;
         found.insert(found.end(), routes->begin(), routes->end());
     }
@@ -289,7 +304,8 @@ Expected<Lookup> RouteSocket::lookup(const address& destination, std::optional<M
     rtmsg header{};
     header.rtm_family = static_cast<unsigned char>(destination.is_v4() ? AF_INET : AF_INET6);
     header.rtm_dst_len = destination.is_v4() ? 32 : 128;
-    header.rtm_flags = RTM_F_LOOKUP_TABLE | RTM_F_FIB_MATCH;
+    // A strict IPv6 request has EINVAL for RTM_F_LOOKUP_TABLE (net/ipv6/route.c): its answer names the table anyway.
+    header.rtm_flags = destination.is_v4() ? RTM_F_LOOKUP_TABLE | RTM_F_FIB_MATCH : RTM_F_FIB_MATCH;
     NlPtr<nl_msg> request(nlmsg_alloc_simple(RTM_GETROUTE, NLM_F_REQUEST));
     if (!request || nlmsg_append(request.get(), &header, sizeof header, NLMSG_ALIGNTO) < 0) throw std::bad_alloc();
     nla_put_addr(request.get(), RTA_DST, to_nl(destination).get());
@@ -400,7 +416,9 @@ Expected<RouteMonitor> RouteMonitor::open() {
     return RouteMonitor(std::move(*socket));
 }
 
-RouteMonitor::RouteMonitor(NlSocket socket) : socket_(std::move(socket)), buffer_(kReceiveBuffer) {}
+RouteMonitor::RouteMonitor(NlSocket socket)
+    : socket_(std::move(socket))
+    , buffer_(kReceiveBuffer) {}
 
 int RouteMonitor::fd() const { return nl_socket_get_fd(socket_.get()); }
 
@@ -409,17 +427,27 @@ namespace {
 /// Why a notification is a reason to look again; empty when it is none.
 std::string_view cause_of(const nlmsghdr* message) {
     switch (message->nlmsg_type) {
-    case RTM_NEWLINK: return "link changed";
-    case RTM_DELLINK: return "link deleted";
-    case RTM_NEWADDR: return "address added";
-    case RTM_DELADDR: return "address deleted";
-    case RTM_NEWRULE: return "rule added";
-    case RTM_DELRULE: return "rule deleted";
-    case RTM_NEWNEXTHOP: return "next hop added";
-    case RTM_DELNEXTHOP: return "next hop deleted";
+    case RTM_NEWLINK:
+        return "link changed";
+    case RTM_DELLINK:
+        return "link deleted";
+    case RTM_NEWADDR:
+        return "address added";
+    case RTM_DELADDR:
+        return "address deleted";
+    case RTM_NEWRULE:
+        return "rule added";
+    case RTM_DELRULE:
+        return "rule deleted";
+    case RTM_NEWNEXTHOP:
+        return "next hop added";
+    case RTM_DELNEXTHOP:
+        return "next hop deleted";
     case RTM_NEWROUTE:
-    case RTM_DELROUTE: break;
-    default: return {};
+    case RTM_DELROUTE:
+        break;
+    default:
+        return {};
     }
     if (message->nlmsg_len < NLMSG_LENGTH(sizeof(rtmsg))) return {};
     auto* route = static_cast<const rtmsg*>(NLMSG_DATA(message));

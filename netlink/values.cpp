@@ -40,13 +40,20 @@ bool same_leading_bits(const Bytes& a, const Bytes& b, unsigned length) {
 
 const char* type_prefix(RouteType type) {
     switch (type) {
-    case RouteType::unicast: return "";
-    case RouteType::unreachable: return "unreachable ";
-    case RouteType::blackhole: return "blackhole ";
-    case RouteType::prohibit: return "prohibit ";
-    case RouteType::throw_: return "throw ";
-    case RouteType::local: return "local ";
-    case RouteType::other: return "";
+    case RouteType::unicast:
+        return "";
+    case RouteType::unreachable:
+        return "unreachable ";
+    case RouteType::blackhole:
+        return "blackhole ";
+    case RouteType::prohibit:
+        return "prohibit ";
+    case RouteType::throw_:
+        return "throw ";
+    case RouteType::local:
+        return "local ";
+    case RouteType::other:
+        return "";
     }
     return "";
 }
@@ -127,7 +134,7 @@ std::string to_string(const Route& route, const LinkNames& name) {
     if (route.link.value) text += " dev " + name(route.link);
     if (route.table != kMainTable) text += fmt::format(" table {}", route.table.value);
     text += fmt::format(" proto {}", route.protocol.value == kNovpnProtocol.value ? std::to_string(kNovpnProtocol.value)
-                                                                                   : to_string(route.protocol));
+                                                                                  : to_string(route.protocol));
     if (family_of(route) == Family::ipv4 && route.scope == RT_SCOPE_LINK) text += " scope link";
     if (route.source) text += " src " + route.source->to_string();
     if (route.metric) text += fmt::format(" metric {}", route.metric);
@@ -163,13 +170,27 @@ std::string to_string(const Rule& rule) {
     if (rule.source_port) text += " sport " + to_string(*rule.source_port);
     if (rule.destination_port) text += " dport " + to_string(*rule.destination_port);
     switch (rule.action) {
-    case RuleAction::to_table: text += fmt::format(" lookup {}", rule.table.value); break;
-    case RuleAction::goto_: text += fmt::format(" goto {}", rule.target ? rule.target->value : 0); break;
-    case RuleAction::nop: text += " nop"; break;
-    case RuleAction::blackhole: text += " blackhole"; break;
-    case RuleAction::unreachable: text += " unreachable"; break;
-    case RuleAction::prohibit: text += " prohibit"; break;
-    case RuleAction::other: text += " (unknown action)"; break;
+    case RuleAction::to_table:
+        text += fmt::format(" lookup {}", rule.table.value);
+        break;
+    case RuleAction::goto_:
+        text += fmt::format(" goto {}", rule.target ? rule.target->value : 0);
+        break;
+    case RuleAction::nop:
+        text += " nop";
+        break;
+    case RuleAction::blackhole:
+        text += " blackhole";
+        break;
+    case RuleAction::unreachable:
+        text += " unreachable";
+        break;
+    case RuleAction::prohibit:
+        text += " prohibit";
+        break;
+    case RuleAction::other:
+        text += " (unknown action)";
+        break;
     }
     if (rule.suppress_prefix_length) text += fmt::format(" suppress_prefixlength {}", *rule.suppress_prefix_length);
     if (rule.protocol.value) text += fmt::format(" protocol {}", rule.protocol.value);

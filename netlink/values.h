@@ -106,8 +106,9 @@ struct Route {
 Family family_of(const Route& route);
 bool is_default(const Route& route);
 
-/// What the kernel replaces by: an IPv4 route is replaced when table, destination and metric are the same (ip-route(8));
-/// IPv6 keeps routes of different next hops side by side, and a replace takes the first of them, whichever it is.
+/// What the kernel replaces by: an IPv4 route is replaced when table, destination and metric are the same
+/// (ip-route(8)); IPv6 keeps routes of different next hops side by side, and a replace takes the first of them,
+/// whichever it is.
 struct RouteKey {
     TableId table;
     Prefix destination;
@@ -132,14 +133,15 @@ struct UidRange {
     auto operator<=>(const UidRange&) const = default;
 };
 
-/// One policy rule with every selector of ip-rule(8), so that foreign rules are understood and ours are deleted exactly.
+/// One policy rule with every selector of ip-rule(8), so that foreign rules are understood and ours are deleted
+/// exactly.
 struct Rule {
     Family family = Family::ipv4;
     Preference preference;
     RuleAction action = RuleAction::to_table;
-    TableId table;                     ///< of to_table
-    std::optional<Preference> target;  ///< of goto_
-    bool invert = false;               ///< "not"
+    TableId table;                    ///< of to_table
+    std::optional<Preference> target; ///< of goto_
+    bool invert = false;              ///< "not"
     std::optional<Mark> mark;
     std::optional<Prefix> from;
     std::optional<Prefix> to;
@@ -163,10 +165,10 @@ struct Lookup {
     bool operator==(const Lookup&) const = default;
 };
 
-std::string to_string(Family family);         ///< "ipv4"
-std::string to_string(const Prefix& prefix);  ///< "default", "192.0.2.0/24", a host without its length
-std::string to_string(Mark mark);             ///< "0x4e000000/0xff000000"
-std::string to_string(Protocol protocol);     ///< "kernel", "dhcp", "novpn"; a number where iproute2 has no name
+std::string to_string(Family family);        ///< "ipv4"
+std::string to_string(const Prefix& prefix); ///< "default", "192.0.2.0/24", a host without its length
+std::string to_string(Mark mark);            ///< "0x4e000000/0xff000000"
+std::string to_string(Protocol protocol);    ///< "kernel", "dhcp", "novpn"; a number where iproute2 has no name
 
 /// Names for the indexes that routes speak of.
 struct LinkNames {

@@ -1,0 +1,181 @@
+#include "agent/decide.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <netinet/in.h>
+
+namespace novpn {
+
+namespace {
+
+Route backstop(Family family, TableId table) {
+    return {.table = table,
+            .type = RouteType::unreachable,
+            .destination = any_prefix(family),
+            .metric = kBackstopMetric,
+            .protocol = kNovpnProtocol};
+}
+
+Route default_route(const Uplink& uplink, TableId table) {
+    constexpr std::uint8_t kLinkScope = 253; // RT_SCOPE_LINK: what the kernel wants of an IPv4 route without a gateway
+    bool ipv4 = uplink.family == Family::ipv4;
+    return {.table = table,
+            .destination = any_prefix(uplink.family),
+            // The kernel turns an IPv6 metric of 0 into 1024 (IP6_RT_PRIO_USER). Always the same metric: with another
+            // one a replace adds a route.
+            .metric = ipv4 ? 0u : 1024u,
+            .gateway = uplink.gateway,
+            .link = uplink.link,
+            .source = uplink.source,
+            .scope = ipv4 && !uplink.gateway ? kLinkScope : std::uint8_t{0},
+            .protocol = kNovpnProtocol,
+            .onlink = uplink.onlink};
+}
+
+bool is_copied(const Route& route, Family family, const Observed& observed, const Config& config) {
+    if (route.table != kMainTable || family_of(route) != family || is_default(route)) return false;
+    if (route.type != RouteType::unicast) return false;
+    const Link* link = find_link(observed, route.link);
+    return link && link->up && !link->loopback && !is_tunnel(*link, observed, config);
+}
+
+/// Main's on-link prefixes, LAN, containers and DHCP option 121 routes: a table with a default alone would send an
+/// on-link neighbour's packets to the gateway. Sorted by key, without two of the same key.
+std::vector<Route> copied_routes(Family family, TableId table, const std::optional<Uplink>& uplink,
+                                 const Observed& observed, const Config& config) {
+    std::vector<Route> copies;
+    for (const Route& route : observed.routes) {
+        if (!is_copied(route, family, observed, config)) continue;
+        Route copy = route;
+        copy.table = table;
+        copy.protocol = kNovpnProtocol;
+        copy.link_down = false;
+        copy.next_hops = 1;
+        copies.push_back(copy);
+    }
+    auto rank = [&](const Route& route) {
+        bool elsewhere = !uplink || route.link != uplink->link;
+        return std::tuple(key(route), elsewhere, route.link, route.gateway, route.source);
+    };
+    std::ranges::sort(copies, {}, rank);
+    auto same_key = std::ranges::unique(copies, {}, [](const Route& route) { return key(route); });
+    copies.erase(same_key.begin(), same_key.end());
+    if (copies.size() > kMaxCopiedRoutes) {
+        std::ranges::stable_partition(copies, [](const Route& route) { return !route.gateway; });
+        copies.resize(kMaxCopiedRoutes);
+    }
+    return copies;
+}
+
+/// `fwmark M/K lookup T` and, where names are resolved as the VPN has it, the way around it for port 53.
+void add_rules(std::vector<Rule>& rules, Family family, const ClassConfig& c) {
+    Rule lookup{.family = family,
+                .preference = c.preference,
+                .action = RuleAction::to_table,
+                .table = c.table,
+                .mark = c.mark,
+                .protocol = kNovpnProtocol};
+    if (c.dns == Dns::vpn) {
+        Preference past{c.preference.value + 1};
+        rules.push_back({.family = family, .preference = past, .action = RuleAction::nop, .protocol = kNovpnProtocol});
+        for (std::uint8_t protocol : {std::uint8_t{IPPROTO_UDP}, std::uint8_t{IPPROTO_TCP}}) {
+            rules.push_back({.family = family,
+                             .preference = Preference{c.preference.value - 1},
+                             .action = RuleAction::goto_,
+                             .target = past,
+                             .mark = c.mark,
+                             .ip_protocol = protocol,
+                             .destination_port = PortRange{53, 53},
+                             .protocol = kNovpnProtocol});
+        }
+    }
+    rules.push_back(lookup);
+}
+
+void add_class(Desired& desired, const ClassConfig& c, const Observed& observed, const Config& config,
+               const std::string& cgroup_root) {
+    ClassMarking marking{.name = c.name,
+                         .mark = c.mark,
+                         .dns_by_vpn = c.dns == Dns::vpn,
+                         .guarded = c.when_no_uplink == WhenNoUplink::block,
+                         .cgroups = {cgroup_of(c, cgroup_root)}};
+    bool has_uplink = false;
+    for (Family family : kFamilies) {
+        const auto& uplink = desired.uplinks[family].uplink;
+        if (c.when_no_uplink == WhenNoUplink::block) desired.routes.push_back(backstop(family, c.table));
+        auto copies = copied_routes(family, c.table, uplink, observed, config);
+        for (const Route& route : copies) marking.links.insert(route.link);
+        desired.routes.insert(desired.routes.end(), copies.begin(), copies.end());
+        if (uplink) {
+            has_uplink = true;
+            desired.routes.push_back(default_route(*uplink, c.table));
+            marking.links.insert(uplink->link);
+        }
+        add_rules(desired.rules, family, c);
+    }
+    desired.cgroups.push_back(cgroup_of(c, cgroup_root));
+    desired.nft.classes.push_back(std::move(marking));
+    desired.classes[c.name] = has_uplink                                ? ClassState::steering
+                              : c.when_no_uplink == WhenNoUplink::block ? ClassState::blocked
+                                                                        : ClassState::tunnel;
+}
+
+} // namespace
+
+std::string to_string(ClassState state) {
+    switch (state) {
+    case ClassState::steering:
+        return "steering";
+    case ClassState::blocked:
+        return "blocked";
+    case ClassState::tunnel:
+        return "tunnel";
+    }
+    return {};
+}
+
+std::string cgroup_of(const ClassConfig& class_config, const std::string& cgroup_root) {
+    return cgroup_root + "/" + class_config.name;
+}
+
+Desired decide(const Observed& observed, const Config& config, const Memory& memory, const std::string& cgroup_root) {
+    Desired desired;
+    for (Family family : kFamilies) {
+        auto takeovers = find_takeovers(family, observed, config);
+        std::optional<std::string> displaced_by;
+        if (!takeovers.empty()) displaced_by = takeovers.front().link_name;
+        Selection selection = select_uplink(family, observed, config, memory, displaced_by);
+        if (selection.remembered) desired.memory.uplinks[family] = *selection.remembered;
+        desired.uplinks[family] = std::move(selection);
+        desired.takeovers[family] = std::move(takeovers);
+    }
+    for (const ClassConfig& c : config.classes) add_class(desired, c, observed, config, cgroup_root);
+    return desired;
+}
+
+std::vector<std::string> conflicts(const Observed& observed, const Config& config) {
+    std::vector<std::string> found;
+    LinkNames names{&observed.links};
+    for (const ClassConfig& c : config.classes) {
+        for (const Route& route : observed.routes) {
+            if (route.table != c.table || route.protocol == kNovpnProtocol) continue;
+            found.push_back(fmt::format("table {} of class {} holds a route of {}: {}; choose another table",
+                                        c.table.value, c.name, to_string(route.protocol), to_string(route, names)));
+            break;
+        }
+        for (const Rule& rule : observed.rules) {
+            if (rule.protocol == kNovpnProtocol || !rule.mark || !(rule.mark->mask & c.mark.mask)) continue;
+            // An inverted rule (wg-quick's) names the mark of its own packets; a full mask can only mean that one
+            // value.
+            std::uint32_t common = rule.mark->mask & c.mark.mask;
+            if ((rule.mark->value & common) != (c.mark.value & common)) continue;
+            found.push_back(fmt::format("mark {} of class {} meets the {} rule of {}: {}; choose another mark",
+                                        to_string(c.mark), c.name, to_string(rule.family), to_string(rule.protocol),
+                                        to_string(rule)));
+            break;
+        }
+    }
+    return found;
+}
+
+} // namespace novpn

@@ -1,0 +1,44 @@
+// The decision: from what is observed, the config and the memory to what should be. Pure; the same input gives the same
+// answer, whatever the order in which the kernel listed things.
+#pragma once
+
+#include "agent/observed.h"
+#include "agent/takeover.h"
+#include "agent/uplink.h"
+#include "config/config.h"
+
+namespace novpn {
+
+/// Worst metric there is: the backstop is consulted after every other route of the table.
+inline constexpr std::uint32_t kBackstopMetric = 4294967295;
+/// Routes copied from main into a class's table, at most.
+inline constexpr std::size_t kMaxCopiedRoutes = 4096;
+
+enum class ClassState { steering, blocked, tunnel };
+std::string to_string(ClassState state); ///< the word of `status`
+
+struct Desired {
+    std::map<Family, Selection> uplinks;
+    std::map<Family, std::vector<Takeover>> takeovers;
+    std::map<std::string, ClassState> classes;
+
+    // Steering, as the kernel should have it.
+    std::vector<Route> routes; ///< of the classes' tables, all with our protocol
+    std::vector<Rule> rules;   ///< all with our protocol
+    std::vector<std::string> cgroups;
+    NftTable nft; ///< no class: no table
+
+    Memory memory; ///< for the next decision
+    bool operator==(const Desired&) const = default;
+};
+
+/// `cgroup_root`: the parent of the classes' cgroups ("novpn-4026531840").
+Desired decide(const Observed& observed, const Config& config, const Memory& memory, const std::string& cgroup_root);
+
+/// Path of a class's own cgroup below the cgroup2 mount.
+std::string cgroup_of(const ClassConfig& class_config, const std::string& cgroup_root);
+
+/// Numbers of the config that somebody else uses already, a sentence each with the owner's name; empty when none.
+std::vector<std::string> conflicts(const Observed& observed, const Config& config);
+
+} // namespace novpn

@@ -1,0 +1,123 @@
+#include "agent/linux_kernel.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+namespace novpn {
+
+Expected<LinuxKernel> LinuxKernel::open() {
+    auto routing = RouteSocket::open();
+    if (!routing) return tl::make_unexpected(routing.error());
+    auto nft = Nft::open();
+    if (!nft) return tl::make_unexpected(nft.error());
+    auto cgroups = CgroupTree::find();
+    if (!cgroups) return tl::make_unexpected(cgroups.error());
+    return LinuxKernel(std::move(*routing), std::move(*nft), std::move(*cgroups));
+}
+
+LinuxKernel::LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups)
+    : routing_(std::move(routing))
+    , nft_(std::move(nft))
+    , cgroups_(std::move(cgroups)) {}
+
+namespace {
+
+/// Moves a dump to the end of what is known, or tells what went wrong with it.
+template<typename T>
+Expected<void> take(std::vector<T>& into, Expected<std::vector<T>> dump) {
+    if (!dump) return tl::make_unexpected(dump.error());
+    into.insert(into.end(), std::make_move_iterator(dump->begin()), std::make_move_iterator(dump->end()));
+    return {};
+}
+
+} // namespace
+
+Expected<Observed> LinuxKernel::observe(const Scope& scope) {
+    Observed observed;
+    observed.cgroup_mount = cgroups_.mount();
+    if (auto done = take(observed.links, routing_.links()); !done) return tl::make_unexpected(done.error());
+    if (auto done = take(observed.addresses, routing_.addresses()); !done) return tl::make_unexpected(done.error());
+    if (auto done = take(observed.rules, routing_.rules()); !done) return tl::make_unexpected(done.error());
+
+    std::vector<TableId> tables{kMainTable};
+    auto look_at = [&](TableId table) {
+        if (std::ranges::find(tables, table) == tables.end()) tables.push_back(table);
+    };
+    std::ranges::for_each(scope.tables, look_at);
+    for (const Rule& rule : observed.rules)
+        if (rule.protocol == kNovpnProtocol && rule.action == RuleAction::to_table) look_at(rule.table);
+    if (scope.strays) {
+        auto own = routing_.routes_of(kNovpnProtocol);
+        if (!own) return tl::make_unexpected(own.error());
+        for (const Route& route : *own) look_at(route.table);
+    }
+    for (Family family : kFamilies)
+        for (TableId table : tables)
+            if (auto done = take(observed.routes, routing_.routes(family, table)); !done)
+                return tl::make_unexpected(done.error());
+
+    for (const address& destination : public_destinations()) {
+        auto lookup = routing_.lookup(destination, std::nullopt);
+        if (!lookup) return tl::make_unexpected(lookup.error());
+        observed.lookups.push_back(std::move(*lookup));
+    }
+    std::vector<std::string> paths = scope.cgroups;
+    if (!scope.cgroup_root.empty())
+        for (const std::string& child : cgroups_.children(scope.cgroup_root)) paths.push_back(child);
+    for (const std::string& path : paths)
+        if (auto id = cgroups_.id(path)) observed.cgroups[path] = *id;
+    if (scope.nft) {
+        auto nft = nft_.observe();
+        if (!nft) return tl::make_unexpected(nft.error());
+        last_nft_ = std::move(*nft);
+    }
+    observed.nft = last_nft_;
+    return observed;
+}
+
+Expected<MemberElement> LinuxKernel::element(const std::string& class_name, const std::string& cgroup) const {
+    auto id = cgroups_.id(cgroup);
+    if (!id) return system_error(ENOENT, "looking for cgroup " + cgroups_.mount() + "/" + cgroup);
+    return MemberElement{class_name, cgroup_level(cgroup), *id};
+}
+
+Expected<void> LinuxKernel::replace_nft(const NftTable& table) {
+    std::set<MemberElement> members;
+    for (const ClassMarking& c : table.classes) {
+        for (const std::string& cgroup : c.cgroups) {
+            auto member = element(c.name, cgroup);
+            if (!member) return tl::make_unexpected(member.error());
+            members.insert(*member);
+        }
+    }
+    return nft_.replace(table, members);
+}
+
+Expected<void> LinuxKernel::apply(const Operation& operation) {
+    struct Apply {
+        LinuxKernel& kernel;
+        Expected<void> operator()(const ReplaceRoute& op) { return kernel.routing_.replace(op.route); }
+        Expected<void> operator()(const DeleteRoute& op) { return kernel.routing_.remove(op.route); }
+        Expected<void> operator()(const AddRule& op) { return kernel.routing_.add(op.rule); }
+        Expected<void> operator()(const DeleteRule& op) { return kernel.routing_.remove(op.rule); }
+        Expected<void> operator()(const CreateCgroup& op) { return kernel.cgroups_.create(op.path); }
+        Expected<void> operator()(const RemoveCgroup& op) {
+            if (auto done = kernel.cgroups_.empty_into_root(op.path); !done) return done;
+            return kernel.cgroups_.remove(op.path);
+        }
+        Expected<void> operator()(const ReplaceNft& op) { return kernel.replace_nft(op.table); }
+        Expected<void> operator()(const DeleteNft&) { return kernel.nft_.remove(); }
+        Expected<void> operator()(const AddMember& op) {
+            auto member = kernel.element(op.class_name, op.cgroup);
+            if (!member) return tl::make_unexpected(member.error());
+            return kernel.nft_.add(*member);
+        }
+        Expected<void> operator()(const RemoveMember& op) { return kernel.nft_.remove(op.member); }
+        Expected<void> operator()(const AddLink& op) { return kernel.nft_.add(op.element); }
+        Expected<void> operator()(const RemoveLink& op) { return kernel.nft_.remove(op.element); }
+    };
+    return std::visit(Apply{*this}, operation);
+}
+
+} // namespace novpn

@@ -1,0 +1,40 @@
+// The Linux side of the port: rtnetlink, nf_tables and the cgroup tree of the network namespace the process is in.
+// Synchronous; one thread.
+#pragma once
+
+#include "agent/kernel.h"
+#include "netlink/rtnetlink.h"
+#include "rules/cgroup.h"
+#include "rules/nft.h"
+
+namespace novpn {
+
+class LinuxKernel : public Kernel {
+  public:
+    /// operation_not_permitted without CAP_NET_ADMIN; a kernel feature that is missing is named in the error.
+    static Expected<LinuxKernel> open();
+
+    Expected<Observed> observe(const Scope& scope) override;
+    Expected<void> apply(const Operation& operation) override;
+    Expected<std::map<std::string, PacketCounts>> packets() override { return nft_.counters(); }
+    Expected<void> place(const std::string& cgroup, pid_t pid) override { return cgroups_.move(cgroup, pid); }
+    std::vector<pid_t> processes(const std::string& cgroup) override { return cgroups_.processes(cgroup); }
+
+    /// Whether the kernel has every nft expression that steering uses.
+    Expected<void> probe() { return nft_.probe(); }
+
+    const RouteSocket& routing() const { return routing_; }
+    const Nft& nft() const { return nft_; }
+
+  private:
+    LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups);
+    Expected<MemberElement> element(const std::string& class_name, const std::string& cgroup) const;
+    Expected<void> replace_nft(const NftTable& table);
+
+    RouteSocket routing_;
+    Nft nft_;
+    CgroupTree cgroups_;
+    ObservedNft last_nft_; ///< of the last look with Scope::nft
+};
+
+} // namespace novpn

@@ -1,0 +1,114 @@
+// novpnd: the agent as a program. Arguments, the order of start and stop, readiness, exit status.
+
+#include "agent/control.h"
+#include "agent/linux_kernel.h"
+#include "agent/lock.h"
+#include "agent/setup.h"
+#include "agent/table_names.h"
+#include "agent/watch.h"
+
+#include <CLI/CLI.hpp>
+#include <boost/asio/io_context.hpp>
+#include <cstdio>
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#ifdef NOVPN_HAVE_SYSTEMD
+#include <systemd/sd-daemon.h>
+#endif
+
+namespace novpn {
+
+namespace {
+
+struct Options {
+    std::string config;
+    std::string runtime_dir = kDefaultRuntimeDir;
+};
+
+void tell_systemd([[maybe_unused]] const char* state) {
+#ifdef NOVPN_HAVE_SYSTEMD
+    sd_notify(0, state);
+#endif
+}
+
+void log_to_stderr() {
+    auto logger = spdlog::stderr_logger_st("novpnd");
+    // Under systemd the journal adds the time and the program's name.
+    logger->set_pattern(std::getenv("JOURNAL_STREAM") ? "%v" : "%H:%M:%S.%e %^%l%$ %v");
+    spdlog::set_default_logger(std::move(logger));
+}
+
+Expected<void> make_runtime_dir(const std::string& path) {
+    if (mkdir(path.c_str(), 0755) < 0 && errno != EEXIST) return system_error(errno, "making " + path);
+    return {};
+}
+
+enum class Ending { release, leave };
+
+/// Runs until told to stop. Everything that can be refused is refused before the kernel is changed.
+Expected<void> run(const Options& options) {
+    auto load = [file = options.config] { return load_config_or_default(file); };
+    auto config = load();
+    if (!config) return tl::make_unexpected(Error{.doing = to_string(config.error())});
+    auto kernel = LinuxKernel::open();
+    if (!kernel) return tl::make_unexpected(kernel.error());
+    auto lock = NamespaceLock::take();
+    if (!lock) return tl::make_unexpected(lock.error());
+    if (auto probed = kernel->probe(); !probed) return probed;
+    auto cgroup_root = cgroup_root_of_this_netns();
+    if (!cgroup_root) return tl::make_unexpected(cgroup_root.error());
+    if (auto made = make_runtime_dir(options.runtime_dir); !made) return made;
+
+    boost::asio::io_context io(1);
+    Ending ending = Ending::leave;
+    Agent agent(*kernel, *config, {.cgroup_root = *cgroup_root, .load = load, .on_stop = [&] { io.stop(); }});
+    auto watch = Watch::open(io, agent, *kernel);
+    if (!watch) return tl::make_unexpected(watch.error());
+    auto control = Control::listen(io, agent, options.runtime_dir);
+    if (!control) return tl::make_unexpected(control.error());
+
+    if (auto started = agent.start(); !started) return started;
+    bool default_dir = options.runtime_dir == kDefaultRuntimeDir;
+    if (default_dir) {
+        if (auto written = write_table_names(*config); !written) spdlog::warn("{}", to_string(written.error()));
+    }
+    auto end = [&](Ending how) {
+        ending = how;
+        io.stop();
+    };
+    (*watch)->start([&] { end(Ending::release); }, [&] { end(Ending::leave); });
+    tell_systemd("READY=1");
+    io.run();
+
+    tell_systemd("STOPPING=1");
+    if (ending == Ending::release) {
+        if (auto released = agent.release(); !released) return released;
+    }
+    if (default_dir && agent.released()) return remove_table_names();
+    return {};
+}
+
+} // namespace
+
+} // namespace novpn
+
+int main(int argc, char** argv) {
+    novpn::Options options;
+    CLI::App app{"Keeps chosen programs out of the VPN: runs the agent in the foreground.", "novpnd"};
+    app.set_version_flag("--version", NOVPN_VERSION);
+    app.add_option("--config", options.config, "Configuration file (default: /etc/novpn/novpn.yaml where it exists)");
+    app.add_option("--runtime-dir", options.runtime_dir, "Where the control socket is made")->capture_default_str();
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+        return app.exit(error) == 0 ? 0 : 2;
+    }
+    novpn::log_to_stderr();
+    if (auto done = novpn::run(options); !done) {
+        fmt::print(stderr, "novpnd: {}\n", novpn::to_string(done.error()));
+        return 1;
+    }
+    return 0;
+}

@@ -1,0 +1,40 @@
+// What is: everything a decision needs to know about the kernel, as one value.
+#pragma once
+
+#include "netlink/values.h"
+#include "rules/steering.h"
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace novpn {
+
+struct Observed {
+    std::vector<Link> links;
+    std::vector<Address> addresses;
+    std::vector<Route> routes;                    ///< of main and of the classes' tables, both families
+    std::vector<Rule> rules;                      ///< both families, in the order the kernel consults them
+    std::vector<Lookup> lookups;                  ///< unmarked, of `public_destinations()`
+    std::string cgroup_mount;                     ///< where cgroup2 is mounted, for the text of operations
+    std::map<std::string, std::uint64_t> cgroups; ///< those of the classes that exist, by path; the id
+    ObservedNft nft;
+};
+
+/// What to look at.
+struct Scope {
+    std::vector<TableId> tables;      ///< the classes' tables; those that our rules name are looked at as well
+    std::vector<std::string> cgroups; ///< the classes' cgroups
+    bool nft = true;                  ///< false: nothing said that nft changed, the last look still holds
+    bool strays = false;              ///< also routes of ours in any other table, as a crash may leave them,
+    std::string cgroup_root;          ///< and every cgroup right below this one; empty: none
+};
+
+/// Destinations that stand for "the internet": one in the middle of each eighth of the IPv4 unicast space, so that a
+/// takeover by finer prefixes than halves is seen, and the registries' large IPv6 blocks. Looked up in the kernel only.
+const std::vector<address>& public_destinations();
+
+const Link* find_link(const Observed& observed, IfIndex index);
+
+} // namespace novpn

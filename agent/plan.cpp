@@ -1,0 +1,227 @@
+#include "agent/plan.h"
+
+#include "rules/nft.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+namespace novpn {
+
+namespace {
+
+bool is_backstop(const Route& route) { return route.type == RouteType::unreachable; }
+
+/// Order in which routes are added, so that a packet never meets a table with less than its backstop, and the kernel
+/// knows a gateway's prefix before the gateway. Routes are deleted in the reverse order.
+int route_rank(const Route& route) {
+    if (is_backstop(route)) return 0;
+    if (!is_default(route)) return route.gateway ? 2 : 1;
+    return 3;
+}
+
+/// Rules are added in this order: the way around the lookup (a target, then the jumps to it) before the lookup.
+int rule_rank(const Rule& rule) {
+    switch (rule.action) {
+    case RuleAction::nop:
+        return 0;
+    case RuleAction::goto_:
+        return 1;
+    default:
+        return 2;
+    }
+}
+
+/// What is observed of one route, without what the kernel adds of its own.
+Route comparable(Route route) {
+    route.link_down = false;
+    return route;
+}
+
+struct RouteChanges {
+    std::vector<Route> to_delete_first; ///< IPv6: the kernel would keep the old one beside the new
+    std::vector<Route> to_replace;
+    std::vector<Route> to_delete;
+};
+
+RouteChanges route_changes(const Observed& observed, const Desired& desired) {
+    std::map<RouteKey, Route> ours;
+    RouteChanges changes;
+    for (const Route& route : observed.routes) {
+        if (route.protocol != kNovpnProtocol || route.table == kMainTable) continue;
+        auto [_, is_new] = ours.emplace(key(route), comparable(route));
+        if (!is_new) changes.to_delete.push_back(route);
+    }
+    for (const Route& route : desired.routes) {
+        auto found = ours.find(key(route));
+        if (found == ours.end()) {
+            changes.to_replace.push_back(route);
+            continue;
+        }
+        if (found->second != route) {
+            if (family_of(route) == Family::ipv6 && !is_default(route))
+                changes.to_delete_first.push_back(found->second);
+            changes.to_replace.push_back(route);
+        }
+        ours.erase(found);
+    }
+    for (auto& [_, route] : ours) changes.to_delete.push_back(route);
+    std::ranges::stable_sort(changes.to_replace, {}, route_rank);
+    std::ranges::stable_sort(changes.to_delete, std::greater{}, route_rank);
+    return changes;
+}
+
+struct RuleChanges {
+    std::vector<Rule> to_add;
+    std::vector<Rule> to_delete;
+};
+
+RuleChanges rule_changes(const Observed& observed, const Desired& desired) {
+    RuleChanges changes;
+    for (const Rule& rule : observed.rules)
+        if (rule.protocol == kNovpnProtocol) changes.to_delete.push_back(rule);
+    for (const Rule& rule : desired.rules) {
+        auto found = std::ranges::find(changes.to_delete, rule);
+        if (found == changes.to_delete.end())
+            changes.to_add.push_back(rule);
+        else
+            changes.to_delete.erase(found);
+    }
+    std::ranges::stable_sort(changes.to_add, {}, rule_rank);
+    std::ranges::stable_sort(changes.to_delete, std::greater{}, rule_rank);
+    return changes;
+}
+
+/// Elements of the nft table: wanted before the routes that need them, or unwanted after them.
+struct ElementChanges {
+    std::vector<Operation> links_to_add;
+    std::vector<Operation> members_to_add;
+    std::vector<Operation> members_to_remove;
+    std::vector<Operation> links_to_remove;
+};
+
+ElementChanges element_changes(const Observed& observed, const Desired& desired) {
+    ElementChanges changes;
+    auto links = observed.nft.links;
+    auto members = observed.nft.members;
+    for (const ClassMarking& c : desired.nft.classes) {
+        for (IfIndex link : c.links) {
+            LinkElement element{c.name, link};
+            if (!links.erase(element)) changes.links_to_add.push_back(AddLink{element});
+        }
+        for (const std::string& path : c.cgroups) {
+            auto id = observed.cgroups.find(path);
+            bool present =
+                id != observed.cgroups.end() && members.erase(MemberElement{c.name, cgroup_level(path), id->second});
+            if (!present) changes.members_to_add.push_back(AddMember{c.name, path});
+        }
+    }
+    for (const MemberElement& member : members) changes.members_to_remove.push_back(RemoveMember{member});
+    for (const LinkElement& link : links) changes.links_to_remove.push_back(RemoveLink{link});
+    return changes;
+}
+
+template<typename Op, typename Values>
+void append(Plan& plan, const Values& values) {
+    for (const auto& value : values) plan.push_back(Op{value});
+}
+
+void append(Plan& plan, const std::vector<Operation>& operations) {
+    plan.insert(plan.end(), operations.begin(), operations.end());
+}
+
+} // namespace
+
+Plan diff(const Observed& observed, const Desired& desired) {
+    RouteChanges routes = route_changes(observed, desired);
+    RuleChanges rules = rule_changes(observed, desired);
+    bool wants_nft = !desired.nft.classes.empty();
+    bool adopts_nft =
+        wants_nft && observed.nft.present && observed.nft.intact && observed.nft.structure == structure_of(desired.nft);
+    ElementChanges elements;
+    if (adopts_nft) elements = element_changes(observed, desired);
+
+    Plan plan;
+    // Marking stops before anything that it leans on goes.
+    if (!wants_nft && observed.nft.present) plan.push_back(DeleteNft{});
+    for (const std::string& path : desired.cgroups)
+        if (!observed.cgroups.contains(path)) plan.push_back(CreateCgroup{path});
+    append(plan, elements.links_to_add);
+    append<DeleteRoute>(plan, routes.to_delete_first);
+    append<ReplaceRoute>(plan, routes.to_replace);
+    append<AddRule>(plan, rules.to_add);
+    if (wants_nft && !adopts_nft) plan.push_back(ReplaceNft{desired.nft});
+    append(plan, elements.members_to_add);
+
+    append(plan, elements.members_to_remove);
+    append<DeleteRule>(plan, rules.to_delete);
+    append<DeleteRoute>(plan, routes.to_delete);
+    append(plan, elements.links_to_remove);
+    for (const auto& [path, id] : observed.cgroups)
+        if (std::ranges::find(desired.cgroups, path) == desired.cgroups.end()) plan.push_back(RemoveCgroup{path});
+    return plan;
+}
+
+namespace {
+
+struct Printer {
+    const Observed& observed;
+    LinkNames names{&observed.links};
+
+    static std::string ip(Family family) { return family == Family::ipv4 ? "ip" : "ip -6"; }
+    std::string cgroup(const std::string& path) const { return observed.cgroup_mount + "/" + path; }
+    std::string path_of(const MemberElement& member) const {
+        for (const auto& [path, id] : observed.cgroups)
+            if (id == member.cgroup_id) return path;
+        return fmt::format("{}", member.cgroup_id); // the cgroup is gone: nft prints its id
+    }
+
+    std::string operator()(const ReplaceRoute& op) const {
+        bool beside_others = family_of(op.route) == Family::ipv6 && !is_default(op.route);
+        return fmt::format("{} route {} {}", ip(family_of(op.route)), beside_others ? "add" : "replace",
+                           to_string(op.route, names));
+    }
+    std::string operator()(const DeleteRoute& op) const {
+        return fmt::format("{} route del {}", ip(family_of(op.route)), to_string(op.route, names));
+    }
+    std::string operator()(const AddRule& op) const {
+        return fmt::format("{} rule add {}", ip(op.rule.family), to_string(op.rule));
+    }
+    std::string operator()(const DeleteRule& op) const {
+        return fmt::format("{} rule del {}", ip(op.rule.family), to_string(op.rule));
+    }
+    std::string operator()(const CreateCgroup& op) const { return "mkdir -p " + cgroup(op.path); }
+    std::string operator()(const RemoveCgroup& op) const { return "rmdir " + cgroup(op.path); }
+    std::string operator()(const ReplaceNft& op) const {
+        return "nft -f - <<'EOF'\n" + to_nft(op.table, names) + "EOF";
+    }
+    std::string operator()(const DeleteNft&) const { return "nft delete table inet novpn"; }
+    std::string operator()(const AddMember& op) const {
+        return fmt::format("nft add element inet novpn cgroup_level_{} {{ \"{}\" : goto mark_{} }}",
+                           cgroup_level(op.cgroup), op.cgroup, op.class_name);
+    }
+    std::string operator()(const RemoveMember& op) const {
+        return fmt::format("nft delete element inet novpn cgroup_level_{} {{ \"{}\" : goto mark_{} }}", op.member.level,
+                           path_of(op.member), op.member.class_name);
+    }
+    std::string operator()(const AddLink& op) const {
+        return fmt::format("nft add element inet novpn links_{} {{ {} }}", op.element.class_name,
+                           names(op.element.link));
+    }
+    std::string operator()(const RemoveLink& op) const {
+        return fmt::format("nft delete element inet novpn links_{} {{ {} }}", op.element.class_name,
+                           names(op.element.link));
+    }
+};
+
+} // namespace
+
+std::string to_string(const Operation& operation, const Observed& observed) {
+    return std::visit(Printer{observed}, operation);
+}
+
+bool is_dispensable(const Operation& operation) {
+    const auto* replace = std::get_if<ReplaceRoute>(&operation);
+    return replace && !is_default(replace->route);
+}
+
+} // namespace novpn

@@ -1,0 +1,77 @@
+// From what is observed to what is desired: the ordered operations between, each printed as the command a person would
+// type. Pure. Every prefix of a plan leaves a member's packet at the uplink or at the backstop, never in a tunnel.
+#pragma once
+
+#include "agent/decide.h"
+#include "agent/observed.h"
+
+#include <variant>
+
+namespace novpn {
+
+struct ReplaceRoute {
+    Route route;
+    bool operator==(const ReplaceRoute&) const = default;
+};
+struct DeleteRoute {
+    Route route;
+    bool operator==(const DeleteRoute&) const = default;
+};
+struct AddRule {
+    Rule rule;
+    bool operator==(const AddRule&) const = default;
+};
+struct DeleteRule {
+    Rule rule;
+    bool operator==(const DeleteRule&) const = default;
+};
+struct CreateCgroup {
+    std::string path;
+    bool operator==(const CreateCgroup&) const = default;
+};
+/// Processes still inside go to the root of the tree.
+struct RemoveCgroup {
+    std::string path;
+    bool operator==(const RemoveCgroup&) const = default;
+};
+/// The whole table in one transaction, whether or not there was one.
+struct ReplaceNft {
+    NftTable table;
+    bool operator==(const ReplaceNft&) const = default;
+};
+struct DeleteNft {
+    bool operator==(const DeleteNft&) const = default;
+};
+/// By path: the cgroup may be made by an earlier operation of the same plan.
+struct AddMember {
+    std::string class_name;
+    std::string cgroup;
+    bool operator==(const AddMember&) const = default;
+};
+struct RemoveMember {
+    MemberElement member;
+    bool operator==(const RemoveMember&) const = default;
+};
+struct AddLink {
+    LinkElement element;
+    bool operator==(const AddLink&) const = default;
+};
+struct RemoveLink {
+    LinkElement element;
+    bool operator==(const RemoveLink&) const = default;
+};
+
+using Operation = std::variant<ReplaceRoute, DeleteRoute, AddRule, DeleteRule, CreateCgroup, RemoveCgroup, ReplaceNft,
+                               DeleteNft, AddMember, RemoveMember, AddLink, RemoveLink>;
+using Plan = std::vector<Operation>;
+
+/// Empty when everything is as desired. A Desired with nothing in it gives the plan that releases everything of ours.
+Plan diff(const Observed& observed, const Desired& desired);
+
+/// "ip route replace default via 192.168.10.1 dev wlan0 table 7866 proto 78"
+std::string to_string(const Operation& operation, const Observed& observed);
+
+/// A plan goes on without a copied route that the kernel refuses: the rest of the steering does not lean on it.
+bool is_dispensable(const Operation& operation);
+
+} // namespace novpn

@@ -1,0 +1,31 @@
+// When to look after a notification: at once, unless a storm of them brings nothing. Pure; time is passed in.
+#pragma once
+
+#include <chrono>
+
+namespace novpn {
+
+using Clock = std::chrono::steady_clock;
+
+/// A storm is waited out until it is quiet for this long,
+inline constexpr auto kSettleQuiet = std::chrono::milliseconds(2);
+/// or has gone on for this long.
+inline constexpr auto kSettleMax = std::chrono::milliseconds(20);
+/// Fruitless looks within kSettleMax that make a storm. A VPN client's burst has several; each is answered at once.
+inline constexpr int kStormLooks = 8;
+
+class Settle {
+  public:
+    /// A notification came at `now`: look at the returned time, which is `now` itself outside a storm. Ask again at
+    /// each further notification while waiting.
+    Clock::time_point look_at(Clock::time_point now);
+    /// A look ended at `now`; fruitful when it led to an operation.
+    void looked(Clock::time_point now, bool fruitful);
+
+  private:
+    Clock::time_point window_start_{};  ///< of the fruitless looks counted
+    Clock::time_point waiting_since_{}; ///< epoch: not waiting
+    int fruitless_ = 0;
+};
+
+} // namespace novpn

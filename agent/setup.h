@@ -1,0 +1,14 @@
+// What novpnd and the command line's own looks at the kernel have in common: where the config is, and the cgroup root.
+#pragma once
+
+#include "agent/agent.h"
+
+namespace novpn {
+
+inline constexpr const char* kDefaultConfigFile = "/etc/novpn/novpn.yaml";
+inline constexpr const char* kDefaultRuntimeDir = "/run/novpn";
+
+/// An empty name: kDefaultConfigFile where it exists, the built-in default where it does not.
+tl::expected<Config, ConfigError> load_config_or_default(const std::string& file);
+
+} // namespace novpn

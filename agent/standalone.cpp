@@ -1,0 +1,48 @@
+#include "agent/standalone.h"
+
+#include "agent/linux_kernel.h"
+#include "agent/lock.h"
+#include "agent/setup.h"
+#include "agent/table_names.h"
+#include "rules/cgroup.h"
+
+namespace novpn {
+
+namespace {
+
+struct Standalone {
+    LinuxKernel kernel;
+    std::string cgroup_root;
+};
+
+Expected<Standalone> open_kernel() {
+    auto cgroup_root = cgroup_root_of_this_netns();
+    if (!cgroup_root) return tl::make_unexpected(cgroup_root.error());
+    auto kernel = LinuxKernel::open();
+    if (!kernel) return tl::make_unexpected(kernel.error());
+    return Standalone{std::move(*kernel), std::move(*cgroup_root)};
+}
+
+} // namespace
+
+Expected<std::vector<std::string>> plan_without_agent(const std::string& config_file) {
+    auto config = load_config_or_default(config_file);
+    if (!config) return tl::make_unexpected(Error{.doing = to_string(config.error())});
+    auto standalone = open_kernel();
+    if (!standalone) return tl::make_unexpected(standalone.error());
+    Agent agent(standalone->kernel, std::move(*config), {.cgroup_root = standalone->cgroup_root});
+    return agent.plan();
+}
+
+Expected<void> force_down(const std::string& runtime_dir) {
+    auto lock = NamespaceLock::take();
+    if (!lock) return tl::make_unexpected(lock.error());
+    auto standalone = open_kernel();
+    if (!standalone) return tl::make_unexpected(standalone.error());
+    // What is ours is marked in the kernel: the config that made it is not needed.
+    auto released = release_everything(standalone->kernel, Config{}, standalone->cgroup_root);
+    if (released && runtime_dir == kDefaultRuntimeDir) released = remove_table_names();
+    return released;
+}
+
+} // namespace novpn

@@ -1,0 +1,152 @@
+#include "agent/status.h"
+
+#include <boost/json/array.hpp>
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+namespace novpn {
+
+namespace {
+
+namespace json = boost::json;
+
+json::value or_null(const std::optional<address>& a) { return a ? json::value(a->to_string()) : json::value(nullptr); }
+
+json::object to_json(const Takeover& takeover) {
+    json::object object{
+        {"shape", to_string(takeover.shape)}, {"link", takeover.link_name}, {"table", takeover.table.value}};
+    object["preference"] = takeover.preference ? json::value(takeover.preference->value) : json::value(nullptr);
+    return object;
+}
+
+json::object to_json(const Selection& selection, const std::vector<Takeover>& takeovers) {
+    json::object family;
+    if (selection.uplink) {
+        family["uplink"] = {{"link", selection.uplink->link_name},
+                            {"ifindex", selection.uplink->link.value},
+                            {"gateway", or_null(selection.uplink->gateway)},
+                            {"source", or_null(selection.uplink->source)},
+                            {"from", to_string(selection.from)},
+                            {"reason", selection.reason}};
+    } else {
+        family["uplink"] = nullptr;
+        family["reason"] = selection.reason;
+    }
+    json::array list;
+    for (const Takeover& takeover : takeovers) list.push_back(to_json(takeover));
+    family["takeovers"] = std::move(list);
+    return family;
+}
+
+json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
+    PacketCounts packets;
+    if (auto found = facts.packets.find(c.name); found != facts.packets.end()) packets = found->second;
+    auto processes = facts.processes.find(c.name);
+    json::object member{{"cgroup", cgroup_of(c, facts.cgroup_root)},
+                        {"selector", "run"},
+                        {"processes", processes == facts.processes.end() ? 0 : processes->second}};
+    return {
+        {"name", c.name},
+        {"table", c.table.value},
+        {"mark", c.mark.value},
+        {"mask", c.mark.mask},
+        {"preference", c.preference.value},
+        {"state", facts.desired ? json::value(to_string(facts.desired->classes.at(c.name))) : json::value(nullptr)},
+        {"backend", json::array{"nft"}},
+        {"members", json::array{std::move(member)}},
+        {"packets", {{"marked", packets.marked}, {"masqueraded", packets.masqueraded}, {"dropped", packets.dropped}}}};
+}
+
+/// The links that carry the VPN, each once: "tun0", "tun0 and wg0".
+std::string tunnels(const Desired& desired) {
+    std::vector<std::string> names;
+    for (const auto& [_, takeovers] : desired.takeovers)
+        for (const Takeover& takeover : takeovers)
+            if (std::ranges::find(names, takeover.link_name) == names.end()) names.push_back(takeover.link_name);
+    return fmt::format("{}", fmt::join(names, " and "));
+}
+
+/// One way out for both families is said once.
+std::string ways_out(const Desired& desired) {
+    std::vector<std::string> parts;
+    const auto& ipv4 = desired.uplinks.at(Family::ipv4).uplink;
+    const auto& ipv6 = desired.uplinks.at(Family::ipv6).uplink;
+    if (ipv4 && ipv6 && ipv4->link != ipv6->link)
+        return fmt::format("{} (IPv4) and {} (IPv6)", ipv4->link_name, ipv6->link_name);
+    return ipv4 ? ipv4->link_name : ipv6->link_name;
+}
+
+std::string summary(const StatusFacts& facts) {
+    if (!facts.desired) return "The kernel's state cannot be read; see the warnings below.";
+    const Desired& desired = *facts.desired;
+    const std::string& name = facts.config.classes.front().name;
+    std::string vpn = tunnels(desired);
+    switch (desired.classes.at(name)) {
+    case ClassState::blocked:
+        return fmt::format("Class {} is blocked: there is no way out{}. Connect to a network.", name,
+                           vpn.empty() ? "" : " besides the VPN on " + vpn);
+    case ClassState::tunnel:
+        return fmt::format("Class {} goes wherever everything else goes: there is no uplink, and the config says so.",
+                           name);
+    case ClassState::steering:
+        break;
+    }
+    if (vpn.empty())
+        return fmt::format("No VPN has taken over; class {} leaves by {} like everything else.", name,
+                           ways_out(desired));
+    return fmt::format("Class {} leaves by {}, outside the VPN on {}.", name, ways_out(desired), vpn);
+}
+
+std::string health(const StatusFacts& facts) {
+    if (!facts.desired) return "degraded";
+    for (const auto& [_, state] : facts.desired->classes)
+        if (state == ClassState::blocked) return "blocked";
+    return facts.warnings.empty() ? "ok" : "degraded";
+}
+
+} // namespace
+
+json::object to_status(const StatusFacts& facts) {
+    json::object status{
+        {"version", NOVPN_VERSION}, {"summary", summary(facts)}, {"health", health(facts)}, {"site", nullptr}};
+    json::object families;
+    for (Family family : kFamilies) {
+        families[to_string(family)] =
+            facts.desired ? to_json(facts.desired->uplinks.at(family), facts.desired->takeovers.at(family))
+                          : json::object{{"uplink", nullptr}, {"takeovers", json::array{}}};
+    }
+    status["families"] = std::move(families);
+    json::array classes;
+    for (const ClassConfig& c : facts.config.classes) classes.push_back(to_json(c, facts));
+    status["classes"] = std::move(classes);
+    status["repairs"] = facts.repairs;
+    status["last_reaction_us"] = facts.last_reaction ? json::value(facts.last_reaction->count()) : json::value(nullptr);
+    json::array warnings;
+    for (const auto& [code, text] : facts.warnings) warnings.push_back({{"code", code}, {"text", text}});
+    status["warnings"] = std::move(warnings);
+    return status;
+}
+
+std::size_t visible_processes(const std::vector<pid_t>& processes, const Caller& caller) {
+    if (caller.uid == 0) return processes.size();
+    return static_cast<std::size_t>(std::ranges::count_if(processes, [&](pid_t pid) {
+        struct stat owner {};
+        return ::stat(fmt::format("/proc/{}", pid).c_str(), &owner) == 0 && owner.st_uid == caller.uid;
+    }));
+}
+
+std::string describe(const std::optional<Uplink>& uplink) {
+    if (!uplink) return "none";
+    return uplink->gateway ? fmt::format("{} via {}", uplink->link_name, uplink->gateway->to_string())
+                           : uplink->link_name;
+}
+
+std::string describe(const std::vector<Takeover>& takeovers) {
+    if (takeovers.empty()) return "none";
+    std::vector<std::string> parts;
+    for (const Takeover& takeover : takeovers)
+        parts.push_back(fmt::format("{} by {}", to_string(takeover.shape), takeover.link_name));
+    return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+} // namespace novpn

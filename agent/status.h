@@ -1,0 +1,36 @@
+// What `novpn status` tells, from a look and a decision: the JSON of DESIGN section 3. Pure, but for
+// visible_processes().
+#pragma once
+
+#include "agent/decide.h"
+#include "agent/service.h"
+
+#include <boost/json/object.hpp>
+#include <chrono>
+#include <map>
+
+namespace novpn {
+
+struct StatusFacts {
+    Config config;
+    std::string cgroup_root;
+    Observed observed;
+    std::optional<Desired> desired;               ///< none: the kernel could not be looked at
+    std::map<std::string, PacketCounts> packets;  ///< by class
+    std::map<std::string, std::size_t> processes; ///< by class, those the caller may see
+    std::uint64_t repairs = 0;
+    std::optional<std::chrono::microseconds> last_reaction;
+    std::map<std::string, std::string> warnings; ///< code → text
+};
+
+boost::json::object to_status(const StatusFacts& facts);
+
+/// How many of these the caller may know of: its own, all of them for root.
+std::size_t visible_processes(const std::vector<pid_t>& processes, const Caller& caller);
+
+/// "wlan0 via 192.168.10.1", "none"; for the log and the summary.
+std::string describe(const std::optional<Uplink>& uplink);
+/// "replaced by tun0, split by tun1", "none"
+std::string describe(const std::vector<Takeover>& takeovers);
+
+} // namespace novpn

@@ -1,0 +1,26 @@
+// How a tunnel took over a family's public destinations, read from the kernel's own answers. Pure functions.
+#pragma once
+
+#include "agent/observed.h"
+#include "config/config.h"
+
+namespace novpn {
+
+/// DESIGN's shapes that show in routes and rules.
+enum class Shape { replaced, lower_metric, split, inverted_mark_rule, catch_all_rule };
+std::string to_string(Shape shape); ///< the word of `status`
+
+struct Takeover {
+    Family family = Family::ipv4;
+    Shape shape = Shape::replaced;
+    IfIndex link;
+    std::string link_name;
+    TableId table;
+    std::optional<Preference> preference; ///< of the rule that leads to `table`; none for main
+    bool operator==(const Takeover&) const = default;
+};
+
+/// Every distinct way in which a public destination of `family` leaves by a tunnel; empty when none does.
+std::vector<Takeover> find_takeovers(Family family, const Observed& observed, const Config& config);
+
+} // namespace novpn

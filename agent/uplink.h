@@ -1,0 +1,64 @@
+// Which link is the physical way out, per family, and which links are tunnels. Pure functions.
+#pragma once
+
+#include "agent/observed.h"
+#include "config/config.h"
+
+#include <map>
+
+namespace novpn {
+
+/// The physical way out of one family.
+struct Uplink {
+    Family family = Family::ipv4;
+    IfIndex link;
+    std::string link_name;
+    std::optional<address> gateway; ///< none: a point-to-point link
+    std::optional<address> source;  ///< as the default route asked for
+    bool onlink = false;
+    bool operator==(const Uplink&) const = default;
+};
+
+/// Where the knowledge of an uplink comes from; the words of `status`.
+enum class UplinkSource { main, table, host_route, memory };
+std::string to_string(UplinkSource source);
+
+/// What the agent remembers about the uplink it used last, to recognise whether it is still the same network.
+struct RememberedUplink {
+    Uplink uplink;
+    std::optional<Prefix> on_link; ///< of the link's address that reached the gateway
+    bool by_router_advertisement = false;
+    bool operator==(const RememberedUplink&) const = default;
+};
+
+/// Passed into a decision and out of it again; a fresh agent has none.
+struct Memory {
+    std::map<Family, RememberedUplink> uplinks;
+    bool operator==(const Memory&) const = default;
+};
+
+struct Selection {
+    std::optional<Uplink> uplink;
+    UplinkSource from = UplinkSource::main; ///< meaningless without an uplink
+    std::string reason;                     ///< one phrase a person understands, also for "none"
+    std::optional<RememberedUplink> remembered;
+    bool operator==(const Selection&) const = default;
+};
+
+/// Globs of the config against the name.
+bool matches(const std::vector<std::string>& globs, const std::string& name);
+
+/// Whether `link` carries a VPN: by kind, unless the config says otherwise. ppp is a modem when it is the only way out
+/// and a tunnel while another uplink lives.
+bool is_tunnel(const Link& link, const Observed& observed, const Config& config);
+
+/// Link up, with carrier and an address of the family that is no link-local one (IPv4: any).
+bool can_carry(const Link& link, Family family, const Observed& observed);
+
+/// Chooses among main's defaults on links that are no tunnels: uplinks.prefer, metric, the one in use, lowest ifindex.
+/// Without one: the remembered uplink while it is plausible, then, under a takeover (`displaced_by` names its link),
+/// the class's own table and host routes to a VPN server.
+Selection select_uplink(Family family, const Observed& observed, const Config& config, const Memory& memory,
+                        const std::optional<std::string>& displaced_by);
+
+} // namespace novpn

@@ -1,0 +1,174 @@
+#include "rules/nft.h"
+
+#include "rules/nft_messages.h"
+#include "rules/nft_probe.h"
+
+#include <cerrno>
+
+namespace novpn {
+
+struct Nft::Impl {
+    nft::Socket socket;
+    /// What was seen at generation `seen_at`; the kernel counts a generation up with every transaction.
+    std::optional<std::uint32_t> seen_at;
+    ObservedNft seen;
+};
+
+namespace {
+
+constexpr int kConsistentAttempts = 5;
+
+std::string about(const char* doing) { return std::string(doing) + " table inet " + nft::kTable; }
+
+std::string about(const char* doing, const MemberElement& member) {
+    return doing + (" cgroup " + std::to_string(member.cgroup_id) + " of map cgroup_level_") +
+           std::to_string(member.level);
+}
+
+std::string about(const char* doing, const LinkElement& link) {
+    return doing + (" link " + std::to_string(link.link.value) + " of set links_") + link.class_name;
+}
+
+bool is_absent(const Expected<void>& result) {
+    return !result && result.error().code == std::errc::no_such_file_or_directory;
+}
+
+Expected<ObservedNft> look(nft::Socket& socket) {
+    const std::string doing = about("reading");
+    ObservedNft observed;
+    const auto header = nft::table_header(socket, doing);
+    if (!header) return tl::make_unexpected(header.error());
+    if (!*header) return observed;
+    const auto inventory = nft::observed_inventory(socket, doing);
+    if (!inventory) return tl::make_unexpected(inventory.error());
+    const auto elements = nft::observed_elements(socket, *inventory, doing);
+    if (!elements) return tl::make_unexpected(elements.error());
+
+    observed.present = true;
+    observed.structure = (*header)->comment;
+    observed.intact = !(*header)->dormant && !elements->foreign && nft::has_inventory(observed.structure, *inventory);
+    observed.members = elements->members;
+    observed.links = elements->links;
+    return observed;
+}
+
+} // namespace
+
+Nft::Nft(std::unique_ptr<Impl> impl)
+    : impl_(std::move(impl)) {}
+Nft::Nft(Nft&&) noexcept = default;
+Nft& Nft::operator=(Nft&&) noexcept = default;
+Nft::~Nft() = default;
+
+Expected<Nft> Nft::open() {
+    auto socket = nft::Socket::open();
+    if (!socket) return tl::make_unexpected(socket.error());
+    // nfnetlink refuses every request without CAP_NET_ADMIN, and answers EINVAL when nf_tables is not there.
+    const auto generation = nft::generation(*socket);
+    if (!generation && generation.error().code == std::errc::invalid_argument) {
+        return system_error(EPROTONOSUPPORT, generation.error().doing, "NF_TABLES: nf_tables");
+    }
+    if (!generation) return tl::make_unexpected(generation.error());
+    return Nft(std::make_unique<Impl>(Impl{.socket = std::move(*socket), .seen_at = std::nullopt, .seen = {}}));
+}
+
+std::uint32_t Nft::port_id() const { return impl_->socket.port_id(); }
+
+Expected<ObservedNft> Nft::observe() {
+    for (int attempt = 1;; ++attempt) {
+        const auto before = nft::generation(impl_->socket);
+        if (!before) return tl::make_unexpected(before.error());
+        if (impl_->seen_at == *before) return impl_->seen;
+        auto observed = look(impl_->socket);
+        const auto after = nft::generation(impl_->socket);
+        if (!after) return tl::make_unexpected(after.error());
+        if (*before != *after && attempt < kConsistentAttempts) continue;
+        // Mixed from two generations, but somebody who never stops changing rules must not stop us: see again next
+        // time.
+        if (!observed || *before != *after) return observed;
+        impl_->seen_at = *after;
+        impl_->seen = *observed;
+        return observed;
+    }
+}
+
+Expected<std::map<std::string, PacketCounts>> Nft::counters() {
+    const auto packets = nft::counter_packets(impl_->socket, "reading the counters of table inet novpn");
+    if (!packets) return tl::make_unexpected(packets.error());
+    std::map<std::string, PacketCounts> counts;
+    const auto take = [&](const std::string& prefix, std::uint64_t PacketCounts::*field) {
+        for (const auto& [name, value] : *packets) {
+            if (name.starts_with(prefix)) counts[name.substr(prefix.size())].*field = value;
+        }
+    };
+    take(nft::kMarkedCounter, &PacketCounts::marked);
+    take(nft::kMasqueradedCounter, &PacketCounts::masqueraded);
+    take(nft::kDroppedCounter, &PacketCounts::dropped);
+    return counts;
+}
+
+Expected<void> Nft::probe() { return nft::probe(impl_->socket, nft::everything()); }
+
+Expected<void> Nft::replace(const NftTable& table, const std::set<MemberElement>& members) {
+    const std::string doing = "replacing nft table inet novpn";
+    const auto counted = nft::counter_packets(impl_->socket, doing);
+    if (!counted) return tl::make_unexpected(counted.error());
+
+    const nft::Structure made = nft::structure(table);
+    std::set<LinkElement> links;
+    for (const ClassMarking& c : table.classes) {
+        if (!c.guarded) continue;
+        for (const IfIndex link : c.links) links.insert({.class_name = c.name, .link = link});
+    }
+    nft::Batch batch;
+    // Deleting a table that is not there fails the batch, adding one that is there does not.
+    nft::add_table(batch, nft::kTable, "");
+    nft::delete_table(batch, nft::kTable);
+    nft::add_table(batch, nft::kTable, structure_of(table));
+    for (const std::string& counter : made.counters) {
+        const auto packets = counted->find(counter);
+        nft::add_counter(batch, nft::kTable, counter, packets == counted->end() ? 0 : packets->second);
+    }
+    std::uint32_t id = 0;
+    for (const nft::Set& set : made.sets) nft::add_set(batch, nft::kTable, set, ++id);
+    for (const nft::Chain& chain : made.chains) nft::add_chain(batch, nft::kTable, chain);
+    for (const nft::Rule& rule : made.rules) nft::add_rule(batch, nft::kTable, rule);
+    nft::add_elements(batch, links);
+    nft::add_elements(batch, members);
+    return impl_->socket.commit(std::move(batch), doing);
+}
+
+Expected<void> Nft::remove() {
+    nft::Batch batch;
+    nft::delete_table(batch, nft::kTable);
+    const auto done = impl_->socket.commit(std::move(batch), "deleting nft table inet novpn");
+    return is_absent(done) ? Expected<void>() : done;
+}
+
+Expected<void> Nft::add(const MemberElement& member) {
+    nft::Batch batch;
+    nft::add_elements(batch, std::set{member});
+    return impl_->socket.commit(std::move(batch), about("adding", member));
+}
+
+Expected<void> Nft::add(const LinkElement& link) {
+    nft::Batch batch;
+    nft::add_elements(batch, std::set{link});
+    return impl_->socket.commit(std::move(batch), about("adding", link));
+}
+
+Expected<void> Nft::remove(const MemberElement& member) {
+    nft::Batch batch;
+    nft::delete_element(batch, member);
+    const auto done = impl_->socket.commit(std::move(batch), about("removing", member));
+    return is_absent(done) ? Expected<void>() : done;
+}
+
+Expected<void> Nft::remove(const LinkElement& link) {
+    nft::Batch batch;
+    nft::delete_element(batch, link);
+    const auto done = impl_->socket.commit(std::move(batch), about("removing", link));
+    return is_absent(done) ? Expected<void>() : done;
+}
+
+} // namespace novpn

@@ -1,0 +1,330 @@
+#include "rules/nft_structure.h"
+
+#include <algorithm>
+#include <arpa/inet.h>
+#include <fmt/format.h>
+#include <functional>
+#include <libnftnl/expr.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter/nf_conntrack_common.h>
+#include <linux/netfilter/nf_tables.h>
+#include <linux/rtnetlink.h>
+#include <map>
+#include <netinet/in.h>
+#include <set>
+
+namespace novpn::nft {
+namespace {
+
+/// A part of a rule: its nft text and the expressions that the nft tool makes of it.
+struct Part {
+    std::string text;
+    std::vector<Expr> exprs;
+};
+
+// The kernel gives the loopback link of every network namespace this index (LOOPBACK_IFINDEX).
+constexpr std::uint32_t kLoopback = 1;
+constexpr std::uint16_t kDnsPort = 53;
+constexpr std::int32_t kMangle = -150; // NF_IP_PRI_MANGLE
+
+Bytes bytes_of(const void* data, std::size_t size) {
+    const auto* first = static_cast<const std::uint8_t*>(data);
+    return {first, first + size};
+}
+
+Bytes host32(std::uint32_t value) { return bytes_of(&value, sizeof value); }
+
+Expr compare(std::uint32_t op, Bytes data) {
+    return {"cmp",
+            {{NFTNL_EXPR_CMP_SREG, std::uint32_t{NFT_REG_1}}, {NFTNL_EXPR_CMP_OP, op}, {NFTNL_EXPR_CMP_DATA, data}}};
+}
+
+/// reg 1 = (reg 1 & mask) ^ xor_with, the only form of bitwise that Linux 5.15 to 6.18 share.
+Expr bitwise(const Bytes& mask, const Bytes& xor_with) {
+    return {"bitwise",
+            {{NFTNL_EXPR_BITWISE_SREG, std::uint32_t{NFT_REG_1}},
+             {NFTNL_EXPR_BITWISE_DREG, std::uint32_t{NFT_REG_1}},
+             {NFTNL_EXPR_BITWISE_LEN, static_cast<std::uint32_t>(mask.size())},
+             {NFTNL_EXPR_BITWISE_MASK, mask},
+             {NFTNL_EXPR_BITWISE_XOR, xor_with}}};
+}
+
+Expr load_meta(std::uint32_t key) {
+    return {"meta", {{NFTNL_EXPR_META_KEY, key}, {NFTNL_EXPR_META_DREG, std::uint32_t{NFT_REG_1}}}};
+}
+
+Expr load_ct(std::uint32_t key) {
+    return {"ct", {{NFTNL_EXPR_CT_KEY, key}, {NFTNL_EXPR_CT_DREG, std::uint32_t{NFT_REG_1}}}};
+}
+
+Expr load_transport(std::uint32_t offset, std::uint32_t length) {
+    return {"payload",
+            {{NFTNL_EXPR_PAYLOAD_DREG, std::uint32_t{NFT_REG_1}},
+             {NFTNL_EXPR_PAYLOAD_BASE, std::uint32_t{NFT_PAYLOAD_TRANSPORT_HEADER}},
+             {NFTNL_EXPR_PAYLOAD_OFFSET, offset},
+             {NFTNL_EXPR_PAYLOAD_LEN, length}}};
+}
+
+Expr load_fib_type(std::uint32_t flags) {
+    return {"fib",
+            {{NFTNL_EXPR_FIB_DREG, std::uint32_t{NFT_REG_1}},
+             {NFTNL_EXPR_FIB_RESULT, std::uint32_t{NFT_FIB_RESULT_ADDRTYPE}},
+             {NFTNL_EXPR_FIB_FLAGS, flags}}};
+}
+
+Expr lookup(const std::string& set) {
+    return {"lookup", {{NFTNL_EXPR_LOOKUP_SREG, std::uint32_t{NFT_REG_1}}, {NFTNL_EXPR_LOOKUP_SET, set}}};
+}
+
+Part verdict(std::string text, int code, const std::string& chain = {}) {
+    Expr immediate{"immediate",
+                   {{NFTNL_EXPR_IMM_DREG, std::uint32_t{NFT_REG_VERDICT}},
+                    {NFTNL_EXPR_IMM_VERDICT, static_cast<std::uint32_t>(code)}}};
+    if (!chain.empty()) immediate.attributes.emplace_back(NFTNL_EXPR_IMM_CHAIN, chain);
+    return {std::move(text), {immediate}};
+}
+
+Part accept() { return verdict("accept", NF_ACCEPT); }
+Part drop() { return verdict("drop", NF_DROP); }
+Part return_() { return verdict("return", NFT_RETURN); }
+Part goto_(const std::string& chain) { return verdict("goto " + chain, NFT_GOTO, chain); }
+
+Part mark_is(Mark mark) {
+    return {fmt::format("meta mark & {:#010x} == {:#010x}", mark.mask, mark.value),
+            {load_meta(NFT_META_MARK), bitwise(host32(mark.mask), host32(0)), compare(NFT_CMP_EQ, host32(mark.value))}};
+}
+
+Part ct_mark_is(Mark mark) {
+    return {fmt::format("ct mark & {:#010x} == {:#010x}", mark.mask, mark.value),
+            {load_ct(NFT_CT_MARK), bitwise(host32(mark.mask), host32(0)), compare(NFT_CMP_EQ, host32(mark.value))}};
+}
+
+/// Other bits of the mark are other programs' and survive.
+Part set_mark(Mark mark) {
+    return {
+        fmt::format("meta mark set meta mark & {:#010x} | {:#010x}", ~mark.mask, mark.value),
+        {load_meta(NFT_META_MARK),
+         bitwise(host32(~mark.mask), host32(mark.value)),
+         {"meta",
+          {{NFTNL_EXPR_META_KEY, std::uint32_t{NFT_META_MARK}}, {NFTNL_EXPR_META_SREG, std::uint32_t{NFT_REG_1}}}}}};
+}
+
+Part set_ct_mark(Mark mark) {
+    return {
+        fmt::format("ct mark set ct mark & {:#010x} | {:#010x}", ~mark.mask, mark.value),
+        {load_ct(NFT_CT_MARK),
+         bitwise(host32(~mark.mask), host32(mark.value)),
+         {"ct", {{NFTNL_EXPR_CT_KEY, std::uint32_t{NFT_CT_MARK}}, {NFTNL_EXPR_CT_SREG, std::uint32_t{NFT_REG_1}}}}}};
+}
+
+Part ct_state_is_not_new() {
+    // The bit of IP_CT_NEW in nft's ct state: 1 << (ctinfo % IP_CT_IS_REPLY + 1).
+    return {"ct state != new", {load_ct(NFT_CT_STATE), compare(NFT_CMP_NEQ, host32(8))}};
+}
+
+Part ct_is_confirmed() {
+    return {"ct status confirmed",
+            {load_ct(NFT_CT_STATUS), bitwise(host32(IPS_CONFIRMED), host32(0)), compare(NFT_CMP_NEQ, host32(0))}};
+}
+
+Part ct_direction_is_reply() {
+    constexpr std::uint8_t kReply = 1; // IP_CT_DIR_REPLY, in no header that stands alone
+    return {"ct direction reply", {load_ct(NFT_CT_DIRECTION), compare(NFT_CMP_EQ, {kReply})}};
+}
+
+Part protocol_is(const std::string& name, std::uint8_t number) {
+    return {"meta l4proto " + name, {load_meta(NFT_META_L4PROTO), compare(NFT_CMP_EQ, {number})}};
+}
+
+Part tcp_is_not_syn() {
+    constexpr std::uint8_t kFinSynRstAck = 0x17;
+    constexpr std::uint8_t kSyn = 0x02;
+    constexpr std::uint32_t kFlagsOffset = 13;
+    return {"tcp flags & (fin | syn | rst | ack) != syn",
+            {load_transport(kFlagsOffset, 1), bitwise({kFinSynRstAck}, {0}), compare(NFT_CMP_NEQ, {kSyn})}};
+}
+
+Part destination_port_is(const std::string& protocol, std::uint8_t number, std::uint16_t port) {
+    constexpr std::uint32_t kPortOffset = 2;
+    const std::uint16_t network = htons(port);
+    Part part = protocol_is(protocol, number);
+    part.text = fmt::format("{} dport {}", protocol, port);
+    part.exprs.push_back(load_transport(kPortOffset, sizeof network));
+    part.exprs.push_back(compare(NFT_CMP_EQ, bytes_of(&network, sizeof network)));
+    return part;
+}
+
+Part destination_is_local() {
+    return {"fib daddr type local", {load_fib_type(NFTA_FIB_F_DADDR), compare(NFT_CMP_EQ, host32(RTN_LOCAL))}};
+}
+
+Part source_is_not_of_outgoing_link() {
+    return {"fib saddr . oif type != local",
+            {load_fib_type(NFTA_FIB_F_SADDR | NFTA_FIB_F_OIF), compare(NFT_CMP_NEQ, host32(RTN_LOCAL))}};
+}
+
+Part leaves_by_loopback() { return {"oif \"lo\"", {load_meta(NFT_META_OIF), compare(NFT_CMP_EQ, host32(kLoopback))}}; }
+
+Part leaves_by_other_than_loopback() {
+    return {"oif != \"lo\"", {load_meta(NFT_META_OIF), compare(NFT_CMP_NEQ, host32(kLoopback))}};
+}
+
+Part leaves_by_link_in(const std::string& set) { return {"oif @" + set, {load_meta(NFT_META_OIF), lookup(set)}}; }
+
+Part go_by_cgroup(unsigned level, const std::string& map) {
+    Expr verdict_of = lookup(map);
+    verdict_of.attributes.emplace_back(NFTNL_EXPR_LOOKUP_DREG, std::uint32_t{NFT_REG_VERDICT});
+    return {fmt::format("socket cgroupv2 level {} vmap @{}", level, map),
+            {{"socket",
+              {{NFTNL_EXPR_SOCKET_KEY, std::uint32_t{NFT_SOCKET_CGROUPV2}},
+               {NFTNL_EXPR_SOCKET_DREG, std::uint32_t{NFT_REG_1}},
+               {NFTNL_EXPR_SOCKET_LEVEL, std::uint32_t{level}}}},
+             verdict_of}};
+}
+
+Part count_in(const std::string& counter) {
+    return {
+        fmt::format("counter name \"{}\"", counter),
+        {{"objref",
+          {{NFTNL_EXPR_OBJREF_IMM_TYPE, std::uint32_t{NFT_OBJECT_COUNTER}}, {NFTNL_EXPR_OBJREF_IMM_NAME, counter}}}}};
+}
+
+Part masquerade() { return {"masquerade", {{"masq", {}}}}; }
+
+Rule rule(std::string chain, std::string comment, const std::vector<Part>& parts) {
+    Rule rule{.chain = std::move(chain), .text = {}, .comment = std::move(comment), .exprs = {}};
+    for (const Part& part : parts) {
+        rule.text += (rule.text.empty() ? "" : " ") + part.text;
+        rule.exprs.insert(rule.exprs.end(), part.exprs.begin(), part.exprs.end());
+    }
+    return rule;
+}
+
+/// Chains of one class: `mark_C`, where its members' new flows go, and `guard_C`, where its packets leave.
+void add_class_chains(Structure& to, const ClassMarking& c) {
+    const std::string mark = kMarkChain + c.name;
+    to.chains.push_back({mark, std::nullopt});
+    if (c.dns_by_vpn) {
+        // Re-routing in an output chain carries no ports (ip_route_me_harder), so a policy rule with dport cannot hold
+        // these back once they are marked.
+        to.rules.push_back(
+            rule(mark, "DNS takes the ordinary path", {destination_port_is("udp", IPPROTO_UDP, kDnsPort), return_()}));
+        to.rules.push_back(
+            rule(mark, "DNS takes the ordinary path", {destination_port_is("tcp", IPPROTO_TCP, kDnsPort), return_()}));
+    }
+    to.rules.push_back(rule(mark, "a new flow of " + c.name,
+                            {set_mark(c.mark), set_ct_mark(c.mark), count_in(kMarkedCounter + c.name)}));
+    if (!c.guarded) return;
+
+    const std::string guard = "guard_" + c.name;
+    const std::string links = kLinkSet + c.name;
+    to.chains.push_back({guard, std::nullopt});
+    to.rules.push_back(rule(guard, "to this machine", {leaves_by_loopback(), accept()}));
+    to.rules.push_back(rule(guard, "links of " + c.name, {leaves_by_link_in(links), accept()}));
+    if (c.dns_by_vpn) {
+        to.rules.push_back(
+            rule(guard, "DNS takes the ordinary path", {destination_port_is("udp", IPPROTO_UDP, kDnsPort), accept()}));
+        to.rules.push_back(
+            rule(guard, "DNS takes the ordinary path", {destination_port_is("tcp", IPPROTO_TCP, kDnsPort), accept()}));
+    }
+    to.rules.push_back(rule(guard, "never by another link", {count_in(kDroppedCounter + c.name), drop()}));
+}
+
+using Levels = std::set<unsigned, std::greater<>>;
+
+void add_output(Structure& to, const NftTable& table, const Levels& levels) {
+    to.chains.push_back({"output", Hook{"route", "output", NF_INET_LOCAL_OUT, kMangle}});
+    for (const ClassMarking& c : table.classes) {
+        to.rules.push_back(
+            rule("output", "a flow that began in " + c.name, {ct_mark_is(c.mark), set_mark(c.mark), accept()}));
+    }
+    to.rules.push_back(rule("output", "a flow keeps the path it began on", {ct_state_is_not_new(), return_()}));
+    // A flow that nobody has answered is still `new`; it is confirmed once its first packet has left.
+    to.rules.push_back(rule("output", "a flow keeps the path it began on", {ct_is_confirmed(), return_()}));
+    // With nf_conntrack_tcp_loose a packet amid an unknown TCP flow is `new` and not confirmed.
+    to.rules.push_back(
+        rule("output", "a TCP flow begins at its SYN", {protocol_is("tcp", IPPROTO_TCP), tcp_is_not_syn(), return_()}));
+    to.rules.push_back(rule("output", "to this machine", {destination_is_local(), return_()}));
+    // Deepest first: the nearest cgroup decides.
+    for (const unsigned level : levels) {
+        to.rules.push_back(rule("output", fmt::format("members at level {}", level),
+                                {go_by_cgroup(level, fmt::format("{}{}", kLevelMap, level))}));
+    }
+}
+
+void add_prerouting(Structure& to, const NftTable& table) {
+    // One after mangle: wg-quick restores its own mark at mangle (-150) and would overwrite ours.
+    to.chains.push_back({"prerouting", Hook{"filter", "prerouting", NF_INET_PRE_ROUTING, kMangle + 1}});
+    for (const ClassMarking& c : table.classes) {
+        to.rules.push_back(rule("prerouting", "replies to " + c.name,
+                                {ct_direction_is_reply(), ct_mark_is(c.mark), set_mark(c.mark)}));
+    }
+}
+
+void add_guard(Structure& to, const NftTable& table) {
+    const auto guarded = [](const ClassMarking& c) { return c.guarded; };
+    if (std::none_of(table.classes.begin(), table.classes.end(), guarded)) return;
+    to.chains.push_back({"guard", Hook{"filter", "postrouting", NF_INET_POST_ROUTING, kMangle}});
+    for (const ClassMarking& c : table.classes) {
+        if (c.guarded)
+            to.rules.push_back(rule("guard", "packets of " + c.name, {mark_is(c.mark), goto_("guard_" + c.name)}));
+    }
+}
+
+void add_postrouting(Structure& to, const NftTable& table) {
+    constexpr std::int32_t kSourceNat = 100;
+    to.chains.push_back({"postrouting", Hook{"nat", "postrouting", NF_INET_POST_ROUTING, kSourceNat}});
+    for (const ClassMarking& c : table.classes) {
+        to.rules.push_back(rule("postrouting", "a source chosen for the tunnel",
+                                {mark_is(c.mark), leaves_by_other_than_loopback(), source_is_not_of_outgoing_link(),
+                                 count_in(kMasqueradedCounter + c.name), masquerade()}));
+    }
+}
+
+} // namespace
+
+Structure structure(const NftTable& table) {
+    Structure made;
+    Levels levels;
+    for (const ClassMarking& c : table.classes) {
+        made.counters.push_back(kMarkedCounter + c.name);
+        made.counters.push_back(kMasqueradedCounter + c.name);
+        if (c.guarded) {
+            made.counters.push_back(kDroppedCounter + c.name);
+            made.sets.push_back({kLinkSet + c.name, Set::Kind::links});
+        }
+        for (const std::string& path : c.cgroups) levels.insert(cgroup_level(path));
+    }
+    for (const unsigned level : levels)
+        made.sets.push_back({fmt::format("{}{}", kLevelMap, level), Set::Kind::chain_by_cgroup});
+    for (const ClassMarking& c : table.classes) add_class_chains(made, c);
+    add_output(made, table, levels);
+    add_prerouting(made, table);
+    add_guard(made, table);
+    add_postrouting(made, table);
+    return made;
+}
+
+std::string item(const Chain& chain) {
+    if (!chain.hook) return "chain " + chain.name;
+    return fmt::format("chain {} {} {} {}", chain.name, chain.hook->type, chain.hook->number, chain.hook->priority);
+}
+
+std::string rule_item(const std::string& chain, std::size_t position, const std::string& comment) {
+    return fmt::format("rule {} {} {}", chain, position, comment);
+}
+
+std::string set_item(const std::string& name) { return "set " + name; }
+std::string counter_item(const std::string& name) { return "counter " + name; }
+
+Inventory inventory(const Structure& structure) {
+    Inventory all;
+    std::map<std::string, std::size_t> rules_in;
+    for (const std::string& counter : structure.counters) all.push_back(counter_item(counter));
+    for (const Set& set : structure.sets) all.push_back(set_item(set.name));
+    for (const Chain& chain : structure.chains) all.push_back(item(chain));
+    for (const Rule& r : structure.rules) all.push_back(rule_item(r.chain, rules_in[r.chain]++, r.comment));
+    return all;
+}
+
+} // namespace novpn::nft

@@ -1,0 +1,83 @@
+// The chains, rules, sets and counters of `table inet novpn`, as values: what structure_of() hashes, to_nft() prints
+// and Nft::replace() sends. Every rule carries its nft text beside its expressions, so that the three cannot differ.
+// Internal to rules/.
+#pragma once
+
+#include "rules/steering.h"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace novpn::nft {
+
+inline constexpr char kTable[] = "novpn";
+inline constexpr char kMarkChain[] = "mark_";
+inline constexpr char kLevelMap[] = "cgroup_level_";
+inline constexpr char kLinkSet[] = "links_";
+inline constexpr char kMarkedCounter[] = "marked_";
+inline constexpr char kMasqueradedCounter[] = "masqueraded_";
+inline constexpr char kDroppedCounter[] = "dropped_";
+
+using Bytes = std::vector<std::uint8_t>;
+
+/// One nf_tables expression: its name in the kernel and its NFTNL_EXPR_* attributes.
+struct Expr {
+    std::string name;
+    std::vector<std::pair<std::uint16_t, std::variant<std::uint32_t, std::string, Bytes>>> attributes;
+};
+
+struct Rule {
+    std::string chain;
+    std::string text; ///< nft(8), without the comment
+    std::string comment;
+    std::vector<Expr> exprs;
+};
+
+/// Where a base chain stands; the policy is always accept.
+struct Hook {
+    std::string type;
+    std::string name;
+    std::uint32_t number = 0; ///< NF_INET_*
+    std::int32_t priority = 0;
+};
+
+struct Chain {
+    std::string name;
+    std::optional<Hook> hook;
+};
+
+struct Set {
+    enum class Kind { chain_by_cgroup, links };
+    std::string name;
+    Kind kind = Kind::links;
+};
+
+/// In the order in which they are made.
+struct Structure {
+    std::vector<std::string> counters;
+    std::vector<Set> sets;
+    std::vector<Chain> chains;
+    std::vector<Rule> rules;
+};
+
+Structure structure(const NftTable& table);
+
+/// What can be read back from the kernel: one line a chain, rule (by its comment, in order within its chain), set and
+/// counter. Equal inventories make a table intact.
+using Inventory = std::vector<std::string>;
+Inventory inventory(const Structure& structure);
+std::string item(const Chain& chain);
+std::string rule_item(const std::string& chain, std::size_t position, const std::string& comment);
+std::string set_item(const std::string& name);
+std::string counter_item(const std::string& name);
+
+/// The last part of structure_of(): a short hash of the inventory, whatever its order.
+std::string fingerprint(Inventory inventory);
+/// Whether a table with userdata `structure` should have `inventory`.
+bool has_inventory(const std::string& structure, const Inventory& inventory);
+
+} // namespace novpn::nft

@@ -1,0 +1,158 @@
+#include "rules/nft_messages.h"
+#include "rules/nftnl_ptr.h"
+
+#include <fmt/format.h>
+#include <libmnl/libmnl.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter/nf_tables.h>
+
+namespace novpn::nft {
+namespace {
+
+constexpr std::size_t kElementsAMessage = 200;
+constexpr std::uint32_t kVerdictData = 0xffffff00; // NFT_DATA_VERDICT
+// The nft tool's own numbers of these types (its enum datatypes), by which it lists elements.
+constexpr std::uint32_t kTypeLinkIndex = 20;
+constexpr std::uint32_t kTypeCgroup = 46;
+constexpr std::uint32_t kHostEndian = 1;
+
+Ptr<nftnl_expr> to_nftnl(const Expr& expr) {
+    auto to = made(nftnl_expr_alloc(expr.name.c_str()));
+    for (const auto& [attribute, value] : expr.attributes) {
+        if (const auto* number = std::get_if<std::uint32_t>(&value)) {
+            nftnl_expr_set_u32(to.get(), attribute, *number);
+        } else if (const auto* name = std::get_if<std::string>(&value)) {
+            nftnl_expr_set_str(to.get(), attribute, name->c_str());
+        } else {
+            const Bytes& bytes = std::get<Bytes>(value);
+            nftnl_expr_set(to.get(), attribute, bytes.data(), static_cast<std::uint32_t>(bytes.size()));
+        }
+    }
+    return to;
+}
+
+void put(nftnl_set& set, const MemberElement& member) {
+    auto element = made(nftnl_set_elem_alloc());
+    nftnl_set_elem_set(element.get(), NFTNL_SET_ELEM_KEY, &member.cgroup_id, sizeof member.cgroup_id);
+    nftnl_set_elem_set_u32(element.get(), NFTNL_SET_ELEM_VERDICT, static_cast<std::uint32_t>(NFT_GOTO));
+    nftnl_set_elem_set_str(element.get(), NFTNL_SET_ELEM_CHAIN, (kMarkChain + member.class_name).c_str());
+    nftnl_set_elem_add(&set, element.release());
+}
+
+void put(nftnl_set& set, const LinkElement& link) {
+    auto element = made(nftnl_set_elem_alloc());
+    nftnl_set_elem_set(element.get(), NFTNL_SET_ELEM_KEY, &link.link.value, sizeof link.link.value);
+    nftnl_set_elem_add(&set, element.release());
+}
+
+std::string set_of(const MemberElement& member) { return fmt::format("{}{}", kLevelMap, member.level); }
+std::string set_of(const LinkElement& link) { return kLinkSet + link.class_name; }
+
+template<typename Element>
+void add_all(Batch& batch, const std::set<Element>& elements) {
+    std::map<std::string, std::vector<Element>> by_set;
+    for (const Element& element : elements) by_set[set_of(element)].push_back(element);
+    for (const auto& [name, all] : by_set) {
+        for (std::size_t first = 0; first < all.size(); first += kElementsAMessage) {
+            auto set = set_named(kTable, name);
+            for (std::size_t i = first; i < all.size() && i < first + kElementsAMessage; ++i) put(*set, all[i]);
+            // Without NLM_F_EXCL an element that is there already is not an error.
+            batch.add(NFT_MSG_NEWSETELEM, NLM_F_CREATE,
+                      [&](nlmsghdr* message) { nftnl_set_elems_nlmsg_build_payload(message, set.get()); });
+        }
+    }
+}
+
+template<typename Element>
+void delete_one(Batch& batch, const Element& element) {
+    auto set = set_named(kTable, set_of(element));
+    put(*set, element);
+    batch.add(NFT_MSG_DELSETELEM, 0,
+              [&](nlmsghdr* message) { nftnl_set_elems_nlmsg_build_payload(message, set.get()); });
+}
+
+} // namespace
+
+void add_table(Batch& batch, const std::string& table, const std::string& comment) {
+    auto to = made(nftnl_table_alloc());
+    nftnl_table_set_str(to.get(), NFTNL_TABLE_NAME, table.c_str());
+    const auto userdata = comment_of(comment);
+    if (!comment.empty()) {
+        nftnl_table_set_data(to.get(), NFTNL_TABLE_USERDATA, nftnl_udata_buf_data(userdata.get()),
+                             nftnl_udata_buf_len(userdata.get()));
+    }
+    batch.add(NFT_MSG_NEWTABLE, NLM_F_CREATE,
+              [&](nlmsghdr* message) { nftnl_table_nlmsg_build_payload(message, to.get()); });
+}
+
+void delete_table(Batch& batch, const std::string& table) {
+    auto to = made(nftnl_table_alloc());
+    nftnl_table_set_str(to.get(), NFTNL_TABLE_NAME, table.c_str());
+    batch.add(NFT_MSG_DELTABLE, 0, [&](nlmsghdr* message) { nftnl_table_nlmsg_build_payload(message, to.get()); });
+}
+
+void add_counter(Batch& batch, const std::string& table, const std::string& name, std::uint64_t packets) {
+    auto counter = made(nftnl_obj_alloc());
+    nftnl_obj_set_str(counter.get(), NFTNL_OBJ_TABLE, table.c_str());
+    nftnl_obj_set_str(counter.get(), NFTNL_OBJ_NAME, name.c_str());
+    nftnl_obj_set_u32(counter.get(), NFTNL_OBJ_TYPE, NFT_OBJECT_COUNTER);
+    nftnl_obj_set_u64(counter.get(), NFTNL_OBJ_CTR_PKTS, packets);
+    nftnl_obj_set_u64(counter.get(), NFTNL_OBJ_CTR_BYTES, 0);
+    batch.add(NFT_MSG_NEWOBJ, NLM_F_CREATE | NLM_F_EXCL,
+              [&](nlmsghdr* message) { nftnl_obj_nlmsg_build_payload(message, counter.get()); });
+}
+
+void add_set(Batch& batch, const std::string& table, const Set& set, std::uint32_t id) {
+    auto to = set_named(table, set.name);
+    const auto userdata = made(nftnl_udata_buf_alloc(kUserdata));
+    nftnl_udata_put_u32(userdata.get(), NFTNL_UDATA_SET_KEYBYTEORDER, kHostEndian);
+    nftnl_set_set_u32(to.get(), NFTNL_SET_ID, id);
+    if (set.kind == Set::Kind::links) {
+        nftnl_set_set_u32(to.get(), NFTNL_SET_KEY_TYPE, kTypeLinkIndex);
+        nftnl_set_set_u32(to.get(), NFTNL_SET_KEY_LEN, sizeof(std::uint32_t));
+    } else {
+        nftnl_udata_put_u32(userdata.get(), NFTNL_UDATA_SET_DATABYTEORDER, 0);
+        nftnl_set_set_u32(to.get(), NFTNL_SET_FLAGS, NFT_SET_MAP);
+        nftnl_set_set_u32(to.get(), NFTNL_SET_KEY_TYPE, kTypeCgroup);
+        nftnl_set_set_u32(to.get(), NFTNL_SET_KEY_LEN, sizeof(std::uint64_t));
+        nftnl_set_set_u32(to.get(), NFTNL_SET_DATA_TYPE, kVerdictData);
+        nftnl_set_set_u32(to.get(), NFTNL_SET_DATA_LEN, 0);
+    }
+    nftnl_set_set_data(to.get(), NFTNL_SET_USERDATA, nftnl_udata_buf_data(userdata.get()),
+                       nftnl_udata_buf_len(userdata.get()));
+    batch.add(NFT_MSG_NEWSET, NLM_F_CREATE | NLM_F_EXCL,
+              [&](nlmsghdr* message) { nftnl_set_nlmsg_build_payload(message, to.get()); });
+}
+
+void add_chain(Batch& batch, const std::string& table, const Chain& chain) {
+    auto to = made(nftnl_chain_alloc());
+    nftnl_chain_set_str(to.get(), NFTNL_CHAIN_TABLE, table.c_str());
+    nftnl_chain_set_str(to.get(), NFTNL_CHAIN_NAME, chain.name.c_str());
+    if (chain.hook) {
+        nftnl_chain_set_str(to.get(), NFTNL_CHAIN_TYPE, chain.hook->type.c_str());
+        nftnl_chain_set_u32(to.get(), NFTNL_CHAIN_HOOKNUM, chain.hook->number);
+        nftnl_chain_set_s32(to.get(), NFTNL_CHAIN_PRIO, chain.hook->priority);
+        nftnl_chain_set_u32(to.get(), NFTNL_CHAIN_POLICY, NF_ACCEPT);
+    }
+    batch.add(NFT_MSG_NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL,
+              [&](nlmsghdr* message) { nftnl_chain_nlmsg_build_payload(message, to.get()); });
+}
+
+void add_rule(Batch& batch, const std::string& table, const Rule& rule) {
+    auto to = made(nftnl_rule_alloc());
+    nftnl_rule_set_str(to.get(), NFTNL_RULE_TABLE, table.c_str());
+    nftnl_rule_set_str(to.get(), NFTNL_RULE_CHAIN, rule.chain.c_str());
+    const auto userdata = comment_of(rule.comment);
+    nftnl_rule_set_data(to.get(), NFTNL_RULE_USERDATA, nftnl_udata_buf_data(userdata.get()),
+                        nftnl_udata_buf_len(userdata.get()));
+    for (const Expr& expr : rule.exprs) nftnl_rule_add_expr(to.get(), to_nftnl(expr).release());
+    batch.add(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND,
+              [&](nlmsghdr* message) { nftnl_rule_nlmsg_build_payload(message, to.get()); });
+}
+
+void add_elements(Batch& batch, const std::set<MemberElement>& members) { add_all(batch, members); }
+void add_elements(Batch& batch, const std::set<LinkElement>& links) { add_all(batch, links); }
+void delete_element(Batch& batch, const MemberElement& member) { delete_one(batch, member); }
+void delete_element(Batch& batch, const LinkElement& link) { delete_one(batch, link); }
+
+} // namespace novpn::nft

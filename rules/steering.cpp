@@ -1,0 +1,53 @@
+#include "rules/steering.h"
+
+#include "rules/nft_structure.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+namespace novpn {
+namespace {
+
+/// FNV-1a (RFC draft-eastlake-fnv): the value must be the same in every build, which std::hash does not promise.
+std::string hash(const std::string& text) {
+    std::uint64_t value = 0xcbf29ce484222325;
+    for (const char c : text) value = (value ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+    return fmt::format("{:016x}", value);
+}
+
+} // namespace
+
+namespace nft {
+
+std::string fingerprint(Inventory inventory) {
+    std::sort(inventory.begin(), inventory.end());
+    std::string text;
+    for (const std::string& line : inventory) text += line + '\n';
+    return hash(text);
+}
+
+bool has_inventory(const std::string& structure, const Inventory& inventory) {
+    return structure.size() > 16 && structure.ends_with("-" + fingerprint(inventory));
+}
+
+} // namespace nft
+
+unsigned cgroup_level(const std::string& path) {
+    unsigned level = 0;
+    char before = '/';
+    for (const char c : path) {
+        if (c != '/' && before == '/') ++level;
+        before = c;
+    }
+    return level;
+}
+
+std::string structure_of(const NftTable& table) {
+    const nft::Structure made = nft::structure(table);
+    std::string text;
+    for (const nft::Rule& rule : made.rules) text += rule.chain + ": " + rule.text + '\n';
+    for (const nft::Set& set : made.sets) text += set.kind == nft::Set::Kind::links ? "links " : "cgroups ";
+    return fmt::format("novpn-1-{}-{}", hash(text), nft::fingerprint(nft::inventory(made)));
+}
+
+} // namespace novpn

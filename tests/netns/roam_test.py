@@ -1,0 +1,73 @@
+"""The laptop changes its site or its link; members follow, and never pass the tunnel on the way."""
+import unittest
+
+from labtest import LabTest, MEMBER_ECHO, SITES, VPN_SEEN, the_lab
+
+
+class Roam(LabTest):
+    def test_without_vpn(self):
+        self.start_agent()
+        for site in "ba":
+            self.lab.roam(site)
+            self.wait_for_gateway(SITES[site].gateway)
+            self.wait_for_link("wlan0")
+            self.assert_members_seen_at(site)
+
+    def check_under_vpn(self, mode, families):
+        self.start_agent()
+        self.vpn_up(mode)
+        sniffer = self.lab.sniff(*MEMBER_ECHO.values())
+        self.assert_members_seen_at("a")
+        self.lab.roam("b")
+        status = self.wait_for_gateway(SITES["b"].gateway)
+        self.assertGreater(status["last_reaction_us"], 0)
+        self.wait_for_link("wlan0")
+        # OpenVPN has not noticed yet, or is stalled: members do not wait for it.
+        self.assert_members_seen_at("b")
+        the_lab.wait_until(lambda: self.lab.seen() == VPN_SEEN[4], 20, "OpenVPN reconnecting from site B", self.agent.explain)
+        self.wait_for_takeover()
+        for family in families:
+            self.assert_others_seen_as(VPN_SEEN[family], family)
+        self.assert_members_seen_at("b")
+        self.assert_same(sniffer.packets("tun"), [], "members' packets in the tunnel")
+        # The sniffer does see them where they belong.
+        self.assertTrue(sniffer.packets("wlan0 out"))
+
+    def test_under_def1(self):
+        self.check_under_vpn("def1", (4,))
+
+    def test_under_plain(self):
+        self.check_under_vpn("plain", (4,))
+
+    def test_under_def1_ipv6(self):
+        self.check_under_vpn("def1-ipv6", (4, 6))
+
+    def test_packets_sent_all_the_time_never_enter_the_tunnel(self):
+        self.start_agent()
+        self.vpn_up("def1")
+        sniffer = self.lab.sniff(MEMBER_ECHO[4])
+        stream = self.lab.flow("stream", "udp")
+        self.lab.roam("b")
+        self.wait_for_gateway(SITES["b"].gateway)
+        counts = stream.finish()
+        self.assertGreater(counts["answered"], 0, counts)
+        self.assert_same(sniffer.packets("tun"), [], f"packets in the tunnel ({counts})")
+
+
+class TwoLinks(LabTest):
+    wired = True
+
+    def test_the_better_link_is_taken_and_given_up(self):
+        self.start_agent()
+        self.vpn_up("def1")
+        self.lab.connect("eth0", "b")
+        self.wait_for_gateway(SITES["b"].gateway, "eth0")
+        self.assert_members_seen_at("b", families=(4,))
+        self.lab.unplug("eth0")
+        self.wait_for_gateway(SITES["a"].gateway, "wlan0")
+        self.assert_members_seen_at("a", families=(4,))
+        self.assert_nothing_leaked()
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

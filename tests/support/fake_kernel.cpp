@@ -1,0 +1,299 @@
+#include "tests/support/fake_kernel.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <stdexcept>
+
+namespace novpn::test {
+
+namespace {
+
+constexpr Protocol kKernelProtocol{2};
+constexpr std::uint8_t kLinkScope = 253;
+
+bool same_rule(const Rule& a, const Rule& b) { return a == b; }
+
+Rule kernel_rule(Family family, std::uint32_t preference, TableId table) {
+    return {.family = family, .preference = Preference{preference}, .table = table, .protocol = kKernelProtocol};
+}
+
+} // namespace
+
+FakeKernel::FakeKernel() {
+    add_link({.name = "lo", .hardware = 772, .up = true, .carrier = true, .loopback = true});
+    for (Family family : kFamilies) {
+        add_rule(kernel_rule(family, 0, kLocalTable));
+        add_rule(kernel_rule(family, 32766, kMainTable));
+        if (family == Family::ipv4) add_rule(kernel_rule(family, 32767, TableId{253}));
+    }
+}
+
+IfIndex FakeKernel::add_link(Link link) {
+    if (!link.index.value) link.index = IfIndex{next_index_++};
+    links_.push_back(link);
+    return link.index;
+}
+
+Link& FakeKernel::link_ref(const std::string& name) {
+    auto found = std::ranges::find(links_, name, &Link::name);
+    if (found == links_.end()) throw std::invalid_argument("no link " + name);
+    return *found;
+}
+
+const Link* FakeKernel::link(const std::string& name) const {
+    auto found = std::ranges::find(links_, name, &Link::name);
+    return found == links_.end() ? nullptr : &*found;
+}
+
+std::string FakeKernel::link_name(IfIndex index) const { return LinkNames{&links_}(index); }
+
+void FakeKernel::drop_routes_of(IfIndex link) {
+    // From every table, ours included; the unreachable backstop belongs to no link and stays.
+    std::erase_if(routes_, [&](const Route& route) { return route.link == link; });
+}
+
+void FakeKernel::delete_link(const std::string& name) {
+    IfIndex index = link_ref(name).index;
+    drop_routes_of(index);
+    std::erase_if(addresses_, [&](const Address& a) { return a.link == index; });
+    std::erase_if(links_, [&](const Link& l) { return l.index == index; });
+}
+
+void FakeKernel::set_up(const std::string& name, bool up) {
+    Link& link = link_ref(name);
+    link.up = up;
+    link.carrier = up;
+    if (!up) {
+        drop_routes_of(link.index);
+        std::erase_if(addresses_, [&](const Address& a) { return a.link == link.index && a.local.is_v6(); });
+        return;
+    }
+    for (const Address& a : std::vector(addresses_))
+        if (a.link == link.index) add_connected_route(a);
+}
+
+void FakeKernel::set_carrier(const std::string& name, bool carrier) {
+    Link& link = link_ref(name);
+    link.carrier = carrier;
+    for (Route& route : routes_)
+        if (route.link == link.index) route.link_down = !carrier;
+}
+
+void FakeKernel::add_connected_route(const Address& a) {
+    bool ipv4 = a.local.is_v4();
+    Route route{.table = kMainTable,
+                .destination = prefix_of(a.local, a.prefix_length),
+                .metric = ipv4 ? 0u : 256u,
+                .link = a.link,
+                .scope = ipv4 ? kLinkScope : std::uint8_t{0},
+                .protocol = kKernelProtocol};
+    if (ipv4) route.source = a.local;
+    routes_.push_back(route);
+}
+
+void FakeKernel::add_address(const std::string& link, const address& local, unsigned prefix_length) {
+    const Link& l = link_ref(link);
+    addresses_.push_back({.link = l.index, .local = local, .prefix_length = prefix_length});
+    if (l.up) add_connected_route(addresses_.back());
+}
+
+void FakeKernel::delete_address(const std::string& link, const address& local) {
+    IfIndex index = link_ref(link).index;
+    std::erase_if(addresses_, [&](const Address& a) { return a.link == index && a.local == local; });
+    std::erase_if(routes_, [&](const Route& route) {
+        bool connected = route.link == index && !route.gateway && route.protocol == kKernelProtocol &&
+                         contains(route.destination, local) && route.table == kMainTable;
+        return connected || route.source == local;
+    });
+    // IPv4 routes whose gateway was reachable by that address only go without a word.
+    std::erase_if(routes_, [&](const Route& route) {
+        return family_of(route) == Family::ipv4 && route.link == index && route.gateway && !route.onlink &&
+               !gateway_is_reachable(route);
+    });
+}
+
+bool FakeKernel::gateway_is_reachable(const Route& route) const {
+    if (!route.gateway || route.onlink) return true;
+    if (route.gateway->is_v6() && route.gateway->to_v6().is_link_local()) return true;
+    return std::ranges::any_of(routes_, [&](const Route& other) {
+        return other.link == route.link && !other.gateway && contains(other.destination, *route.gateway) &&
+               other.destination.length > 0;
+    });
+}
+
+void FakeKernel::add_route(const Route& route) { routes_.push_back(route); }
+
+bool FakeKernel::delete_route(const Route& route) {
+    auto found = std::ranges::find_if(routes_, [&](const Route& r) {
+        return r.table == route.table && r.destination == route.destination &&
+               (!route.link.value || r.link == route.link) && (!route.metric || r.metric == route.metric) &&
+               (!route.gateway || r.gateway == route.gateway);
+    });
+    if (found == routes_.end()) return false;
+    routes_.erase(found);
+    return true;
+}
+
+void FakeKernel::add_rule(Rule rule) {
+    // In order of preference, after its equals.
+    auto after = std::ranges::upper_bound(rules_, std::tuple(rule.family, rule.preference), {},
+                                          [](const Rule& r) { return std::tuple(r.family, r.preference); });
+    rules_.insert(after, std::move(rule));
+}
+
+bool FakeKernel::delete_rule(const Rule& rule) {
+    auto found = std::ranges::find_if(rules_, [&](const Rule& r) { return same_rule(r, rule); });
+    if (found == rules_.end()) return false;
+    rules_.erase(found);
+    return true;
+}
+
+std::optional<Route> FakeKernel::lookup(const Packet& packet) const {
+    Family family = family_of(packet.destination);
+    std::optional<Preference> jump;
+    for (const Rule& rule : rules_) {
+        if (rule.family != family) continue;
+        if (jump && rule.preference < *jump) continue;
+        jump.reset();
+        bool selected = (!rule.mark || (packet.mark & rule.mark->mask) == rule.mark->value) &&
+                        (!rule.to || contains(*rule.to, packet.destination)) &&
+                        (!rule.ip_protocol || *rule.ip_protocol == packet.ip_protocol) &&
+                        (!rule.destination_port || (rule.destination_port->first <= packet.destination_port &&
+                                                    packet.destination_port <= rule.destination_port->last));
+        if (selected == rule.invert) continue;
+        if (rule.action == RuleAction::goto_) jump = rule.target;
+        if (rule.action == RuleAction::unreachable || rule.action == RuleAction::blackhole ||
+            rule.action == RuleAction::prohibit)
+            return std::nullopt;
+        if (rule.action != RuleAction::to_table) continue;
+        const Route* best = nullptr;
+        for (const Route& route : routes_) {
+            if (route.table != rule.table || family_of(route) != family) continue;
+            if (!contains(route.destination, packet.destination)) continue;
+            if (best && (best->destination.length > route.destination.length ||
+                         (best->destination.length == route.destination.length && best->metric <= route.metric)))
+                continue;
+            best = &route;
+        }
+        if (!best || best->type == RouteType::throw_) continue;
+        if (rule.suppress_prefix_length && best->destination.length <= *rule.suppress_prefix_length) continue;
+        return best->type == RouteType::unicast ? std::optional(*best) : std::nullopt;
+    }
+    return std::nullopt;
+}
+
+Expected<Observed> FakeKernel::observe(const Scope& scope) {
+    Observed observed{.links = links_, .addresses = addresses_, .rules = rules_, .cgroup_mount = "/sys/fs/cgroup"};
+    std::vector<TableId> tables = scope.tables;
+    tables.push_back(kMainTable);
+    for (const Rule& rule : rules_)
+        if (rule.protocol == kNovpnProtocol && rule.action == RuleAction::to_table) tables.push_back(rule.table);
+    for (const Route& route : routes_) {
+        bool stray = scope.strays && route.protocol == kNovpnProtocol;
+        if (stray || std::ranges::find(tables, route.table) != tables.end()) observed.routes.push_back(route);
+    }
+    for (const address& destination : public_destinations())
+        observed.lookups.push_back({.destination = destination, .answer = lookup({.destination = destination})});
+    for (const auto& [path, id] : cgroups_) {
+        bool asked = std::ranges::find(scope.cgroups, path) != scope.cgroups.end();
+        bool below_root = !scope.cgroup_root.empty() && path.starts_with(scope.cgroup_root + "/");
+        if (asked || below_root) observed.cgroups[path] = id;
+    }
+    observed.nft = nft_;
+    return observed;
+}
+
+Expected<void> FakeKernel::replace_route(const Route& route) {
+    if (route.type == RouteType::unicast) {
+        auto link = std::ranges::find(links_, route.link, &Link::index);
+        if (link == links_.end()) return system_error(ENODEV, "adding a route");
+        if (!link->up) return system_error(ENETDOWN, "adding a route");
+        if (!gateway_is_reachable(route)) return system_error(ENETUNREACH, "adding a route");
+        if (route.source && std::ranges::find(addresses_, *route.source, &Address::local) == addresses_.end())
+            return system_error(EINVAL, "adding a route");
+    }
+    auto existing = std::ranges::find_if(routes_, [&](const Route& r) { return key(r) == key(route); });
+    if (existing == routes_.end())
+        routes_.push_back(route);
+    else if (family_of(route) == Family::ipv4 || is_default(route))
+        *existing = route; // IPv6 routes of a link are added exclusively: one that exists is done
+    return {};
+}
+
+Expected<void> FakeKernel::replace_nft(const NftTable& table) {
+    ObservedNft made{.present = true, .intact = true, .structure = structure_of(table)};
+    for (const ClassMarking& c : table.classes) {
+        for (IfIndex link : c.links) made.links.insert({c.name, link});
+        for (const std::string& cgroup : c.cgroups) {
+            if (!cgroups_.contains(cgroup)) return system_error(ENOENT, "looking for cgroup " + cgroup);
+            made.members.insert({c.name, cgroup_level(cgroup), cgroups_.at(cgroup)});
+        }
+    }
+    nft_ = std::move(made);
+    return {};
+}
+
+Expected<void> FakeKernel::apply(const Operation& operation) {
+    if (refuse) {
+        if (auto error = refuse(operation)) return tl::make_unexpected(*error);
+    }
+    struct Apply {
+        FakeKernel& kernel;
+        Expected<void> operator()(const ReplaceRoute& op) { return kernel.replace_route(op.route); }
+        Expected<void> operator()(const DeleteRoute& op) {
+            std::erase_if(kernel.routes_, [&](const Route& r) { return key(r) == key(op.route); });
+            return {};
+        }
+        Expected<void> operator()(const AddRule& op) {
+            if (std::ranges::find(kernel.rules_, op.rule) == kernel.rules_.end()) kernel.add_rule(op.rule);
+            return {};
+        }
+        Expected<void> operator()(const DeleteRule& op) {
+            kernel.delete_rule(op.rule);
+            return {};
+        }
+        Expected<void> operator()(const CreateCgroup& op) {
+            kernel.cgroups_.try_emplace(op.path, kernel.next_cgroup_);
+            ++kernel.next_cgroup_; // a re-created cgroup has a new id
+            return {};
+        }
+        Expected<void> operator()(const RemoveCgroup& op) {
+            kernel.cgroups_.erase(op.path);
+            kernel.processes_.erase(op.path);
+            return {};
+        }
+        Expected<void> operator()(const ReplaceNft& op) { return kernel.replace_nft(op.table); }
+        Expected<void> operator()(const DeleteNft&) {
+            kernel.nft_ = {};
+            return {};
+        }
+        Expected<void> operator()(const AddMember& op) {
+            auto id = kernel.cgroups_.find(op.cgroup);
+            if (id == kernel.cgroups_.end() || !kernel.nft_.present) return system_error(ENOENT, "adding a member");
+            kernel.nft_.members.insert({op.class_name, cgroup_level(op.cgroup), id->second});
+            return {};
+        }
+        Expected<void> operator()(const RemoveMember& op) {
+            kernel.nft_.members.erase(op.member);
+            return {};
+        }
+        Expected<void> operator()(const AddLink& op) {
+            if (!kernel.nft_.present) return system_error(ENOENT, "adding a link");
+            kernel.nft_.links.insert(op.element);
+            return {};
+        }
+        Expected<void> operator()(const RemoveLink& op) {
+            kernel.nft_.links.erase(op.element);
+            return {};
+        }
+    };
+    return std::visit(Apply{*this}, operation);
+}
+
+Expected<void> FakeKernel::place(const std::string& cgroup, pid_t pid) {
+    if (!cgroups_.contains(cgroup)) return system_error(ENOENT, "placing a process in " + cgroup);
+    processes_[cgroup].push_back(pid);
+    return {};
+}
+
+} // namespace novpn::test

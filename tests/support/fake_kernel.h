@@ -1,0 +1,69 @@
+// The tests' side of the port: links, addresses, routes, rules, cgroups and the nft table as values, with the kernel's
+// semantics as KERNEL-FACTS has them. The contract tests hold it equal to Linux; where they differ, this is wrong.
+#pragma once
+
+#include "agent/kernel.h"
+
+#include <functional>
+
+namespace novpn::test {
+
+/// What the FIB says of a packet.
+struct Packet {
+    address destination;
+    std::uint32_t mark = 0;
+    std::uint8_t ip_protocol = 0;
+    std::uint16_t destination_port = 0;
+};
+
+class FakeKernel : public Kernel {
+  public:
+    FakeKernel(); ///< lo, and the kernel's own rules
+
+    // What the world does to a laptop; each as the ip command of that name, with what the kernel does of its own.
+    IfIndex add_link(Link link); ///< gets the next index; an IfIndex given is kept
+    void delete_link(const std::string& name);
+    void set_up(const std::string& name, bool up);
+    void set_carrier(const std::string& name, bool carrier);
+    void add_address(const std::string& link, const address& local, unsigned prefix_length);
+    void delete_address(const std::string& link, const address& local);
+    void add_route(const Route& route);
+    bool delete_route(const Route& route); ///< false: there was none
+    void add_rule(Rule rule);
+    bool delete_rule(const Rule& rule);
+
+    // The port.
+    Expected<Observed> observe(const Scope& scope) override;
+    Expected<void> apply(const Operation& operation) override;
+    Expected<std::map<std::string, PacketCounts>> packets() override { return std::map<std::string, PacketCounts>{}; }
+    Expected<void> place(const std::string& cgroup, pid_t pid) override;
+    std::vector<pid_t> processes(const std::string& cgroup) override { return processes_[cgroup]; }
+
+    /// The route that rules and tables give, like RTM_GETROUTE; none: refused.
+    std::optional<Route> lookup(const Packet& packet) const;
+    const Link* link(const std::string& name) const;
+    std::string link_name(IfIndex index) const;
+
+    /// Called before each apply; an error it returns is the kernel's answer. For fault tests.
+    std::function<std::optional<Error>(const Operation&)> refuse;
+
+  private:
+    Expected<void> replace_route(const Route& route);
+    Expected<void> replace_nft(const NftTable& table);
+    bool gateway_is_reachable(const Route& route) const;
+    Link& link_ref(const std::string& name);
+    void add_connected_route(const Address& a);
+    void drop_routes_of(IfIndex link);
+
+    std::uint32_t next_index_ = 1;
+    std::uint64_t next_cgroup_ = 1000;
+    std::vector<Link> links_;
+    std::vector<Address> addresses_;
+    std::vector<Route> routes_;
+    std::vector<Rule> rules_;
+    std::map<std::string, std::uint64_t> cgroups_;
+    std::map<std::string, std::vector<pid_t>> processes_;
+    ObservedNft nft_;
+};
+
+} // namespace novpn::test

@@ -1,0 +1,101 @@
+#include "agent/cli/command_line.h"
+
+#include <cstdlib>
+#include <gtest/gtest.h>
+
+namespace novpn::cli {
+
+void PrintTo(const CommandLine& line, std::ostream* out) {
+    *out << line.runtime_dir << " word " << line.command.index();
+}
+
+namespace {
+
+CommandLine line(Command command, std::string runtime_dir = "/run/novpn") {
+    return {.runtime_dir = std::move(runtime_dir), .command = std::move(command)};
+}
+
+// Beside the fixture, in which Run is a function of GoogleTest.
+CommandLine run_line(std::string class_name, std::vector<std::string> command, std::string runtime_dir = "/run/novpn") {
+    return line(Run{.class_name = std::move(class_name), .command = std::move(command)}, std::move(runtime_dir));
+}
+
+class CommandLineTest : public testing::Test {
+  protected:
+    void SetUp() override { ::unsetenv("NOVPN_RUNTIME_DIR"); }
+    void TearDown() override { ::unsetenv("NOVPN_RUNTIME_DIR"); }
+};
+
+TEST_F(CommandLineTest, LeavesAllAfterTheProgramToTheProgram) {
+    const auto expected = run_line("novpn", {"ls", "--class", "x", "--help", "--", "-l"});
+    EXPECT_EQ(parse({"run", "ls", "--class", "x", "--help", "--", "-l"}).value(), expected);
+    EXPECT_EQ(parse({"run", "--", "ls", "--class", "x", "--help", "--", "-l"}).value(), expected);
+}
+
+TEST_F(CommandLineTest, RunsAProgramNamedAsAWordOrAnOption) {
+    EXPECT_EQ(parse({"run", "status", "--json"}).value(), run_line("novpn", {"status", "--json"}));
+    EXPECT_EQ(parse({"run", "run"}).value(), run_line("novpn", {"run"}));
+    EXPECT_EQ(parse({"run", "--", "--json"}).value(), run_line("novpn", {"--json"}));
+}
+
+TEST_F(CommandLineTest, TakesOptionsOnBothSidesOfTheWord) {
+    const auto expected = run_line("games", {"steam", "-x"}, "/tmp/n");
+    EXPECT_EQ(parse({"--runtime-dir", "/tmp/n", "run", "--class", "games", "steam", "-x"}).value(), expected);
+    EXPECT_EQ(parse({"run", "--runtime-dir=/tmp/n", "--class=games", "--", "steam", "-x"}).value(), expected);
+    EXPECT_EQ(parse({"status", "--runtime-dir", "/tmp/n", "--json"}).value(), line(Status{.json = true}, "/tmp/n"));
+    EXPECT_EQ(parse({"--runtime-dir", "run", "status"}).value(), line(Status{}, "run"));
+}
+
+TEST_F(CommandLineTest, ReadsTheRuntimeDirFromTheEnvironmentUnlessGiven) {
+    ::setenv("NOVPN_RUNTIME_DIR", "/tmp/env", 1);
+    EXPECT_EQ(parse({"status"}).value(), line(Status{}, "/tmp/env"));
+    EXPECT_EQ(parse({"status", "--runtime-dir", "/tmp/n"}).value(), line(Status{}, "/tmp/n"));
+}
+
+TEST_F(CommandLineTest, KnowsItsOtherWords) {
+    EXPECT_EQ(parse({"plan"}).value(), line(Plan{}));
+    EXPECT_EQ(parse({"plan", "--json", "--config", "f"}).value(), line(Plan{.json = true, .config_file = "f"}));
+    EXPECT_EQ(parse({"down", "--force"}).value(), line(Down{.force = true}));
+    EXPECT_EQ(parse({"check", "f.yaml"}).value(), line(Check{.file = "f.yaml"}));
+}
+
+TEST_F(CommandLineTest, AnswersHelpAndVersionOnBothSides) {
+    for (const std::vector<std::string>& words : {std::vector<std::string>{"--help"},
+                                                  {"--version"},
+                                                  {"status", "--help"},
+                                                  {"status", "--version"},
+                                                  {"--version", "status"},
+                                                  {"run", "--help"},
+                                                  {"run", "--help", "ls"},
+                                                  {"--help", "run"}}) {
+        const auto answer = parse(words);
+        ASSERT_FALSE(answer) << words.front();
+        EXPECT_EQ(answer.error().exit, 0) << words.front();
+        EXPECT_FALSE(answer.error().text.empty());
+    }
+}
+
+TEST_F(CommandLineTest, RefusesWhatItDoesNotKnow) {
+    for (const std::vector<std::string>& words : {std::vector<std::string>{},
+                                                  {"fly"},
+                                                  {"status", "fly"},
+                                                  {"status", "--fly"},
+                                                  {"--fly", "status"},
+                                                  {"run"},
+                                                  {"run", "--"},
+                                                  {"run", "--fly", "ls"},
+                                                  {"run", "--class"},
+                                                  {"check"},
+                                                  {"check", "a", "b"},
+                                                  {"status", "plan"},
+                                                  {"--runtime-dir"}}) {
+        const auto answer = parse(words);
+        ASSERT_FALSE(answer) << (words.empty() ? "" : words.back());
+        EXPECT_EQ(answer.error().exit, 2);
+        EXPECT_TRUE(answer.error().text.starts_with("novpn: reading the command line: ")) << answer.error().text;
+        EXPECT_EQ(answer.error().text.find('\n'), answer.error().text.size() - 1) << answer.error().text;
+    }
+}
+
+} // namespace
+} // namespace novpn::cli

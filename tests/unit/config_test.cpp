@@ -1,0 +1,347 @@
+// The configuration from YAML: every key, every error with its place, merging and bounds.
+#include "config/document.h"
+#include "config/load.h"
+#include "config/numbers.h"
+#include "config/schema.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <gtest/gtest.h>
+#include <iterator>
+#include <ostream>
+#include <sys/stat.h>
+#include <system_error>
+#include <unistd.h>
+
+namespace novpn {
+
+// GoogleTest prints values by these.
+void PrintTo(const Config& config, std::ostream* out) {
+    const auto list = [&](const char* name, const std::vector<std::string>& globs) {
+        *out << ' ' << name << '=';
+        for (const auto& glob : globs) *out << glob << ',';
+    };
+    for (const auto& c : config.classes) {
+        *out << c.name << " tunnel=" << (c.when_no_uplink == WhenNoUplink::tunnel) << " table=" << c.table.value
+             << " mark=" << to_string(c.mark) << " preference=" << c.preference.value;
+    }
+    list("prefer", config.uplinks.prefer);
+    list("ignore", config.uplinks.ignore);
+    list("links", config.uplinks.links);
+    list("tunnels", config.tunnels.links);
+}
+void PrintTo(const ConfigError& error, std::ostream* out) { *out << to_string(error); }
+
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path kSource = NOVPN_SOURCE_DIR;
+
+std::string content(const fs::path& file) {
+    std::ifstream in(file, std::ios::binary);
+    EXPECT_TRUE(in) << file;
+    return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::string error_of(std::string_view text) {
+    const auto config = parse_config(text, "f");
+    return config ? "accepted" : to_string(config.error());
+}
+
+/// A directory of this test's own, removed with it.
+class ConfigFiles : public testing::Test {
+  protected:
+    ConfigFiles() {
+        std::string name = (fs::temp_directory_path() / "novpn-config-XXXXXX").native();
+        if (::mkdtemp(name.data()) == nullptr) throw std::system_error(errno, std::generic_category(), name);
+        directory_ = name;
+    }
+    ~ConfigFiles() override {
+        std::error_code ignored;
+        fs::remove_all(directory_, ignored);
+    }
+
+    void write(const std::string& name, std::string_view text) {
+        fs::create_directories((directory_ / name).parent_path());
+        std::ofstream(directory_ / name, std::ios::binary) << text;
+    }
+    std::string path(const std::string& name) const { return (directory_ / name).native(); }
+    tl::expected<Config, ConfigError> load() const { return load_config(path("novpn.yaml")); }
+    std::string load_error() const {
+        const auto config = load();
+        return config ? "accepted" : to_string(config.error());
+    }
+
+    fs::path directory_;
+};
+
+// ---- examples: the first line of a bad one is "# error: LINE:COL: message" ----
+
+std::vector<fs::path> examples() {
+    std::vector<fs::path> files;
+    for (const auto& entry : fs::directory_iterator(kSource / "tests/unit/config_examples"))
+        files.push_back(entry.path());
+    std::sort(files.begin(), files.end());
+    return files;
+}
+
+class ConfigExample : public testing::TestWithParam<fs::path> {};
+
+TEST_P(ConfigExample, IsAcceptedOrRefusedAsItsFirstLineSays) {
+    const std::string text = content(GetParam());
+    const std::string first = text.substr(0, text.find('\n'));
+    const std::string bad = "# error: ";
+    if (first == "# good") {
+        EXPECT_EQ(error_of(text), "accepted");
+    } else {
+        ASSERT_TRUE(first.starts_with(bad)) << "the first line is neither '# good' nor '# error: LINE:COL: message'";
+        EXPECT_EQ(error_of(text), "f:" + first.substr(bad.size()));
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Examples, ConfigExample, testing::ValuesIn(examples()),
+                         [](const auto& example) { return example.param.stem().native(); });
+
+Config config_of_example(const std::string& name) {
+    return parse_config(content(kSource / "tests/unit/config_examples" / name), name).value();
+}
+
+TEST(ParseConfig, ReadsEveryBuiltKey) {
+    const Config expected{.classes = {{.name = "novpn",
+                                       .when_no_uplink = WhenNoUplink::tunnel,
+                                       .dns = Dns::vpn,
+                                       .table = TableId{100},
+                                       .mark = {.value = 0x00c80000, .mask = 0x00ff0000},
+                                       .preference = Preference{5200}}},
+                          .uplinks = {.prefer = {"eth0", "wl*"}, .ignore = {"docker0", "veth*"}, .links = {"tap-lan"}},
+                          .tunnels = {.links = {"cscotun*"}}};
+    EXPECT_EQ(config_of_example("good_all_built_keys.yaml"), expected);
+}
+
+TEST(ParseConfig, TakesNothingForTheDefaults) {
+    for (const char* text : {"", "\n", "---\n", "# nothing\n", "null", "{}", "classes:\n", "\xef\xbb\xbf", "\r\n"}) {
+        EXPECT_EQ(parse_config(text, "f"), (tl::expected<Config, ConfigError>(Config{}))) << text;
+    }
+    EXPECT_EQ(config_of_example("good_empty_sections.yaml"), Config{});
+}
+
+TEST(ParseConfig, GivesAPlainMarkAllBitsInItsMask) {
+    Config expected;
+    expected.classes[0].mark = {.value = 20000, .mask = 0xffffffff};
+    EXPECT_EQ(config_of_example("good_plain_mark.yaml"), expected);
+}
+
+TEST(ParseConfig, TakesTheLimitsOfARangeAndNothingBeyond) {
+    const auto accepts = [](const std::string& setting) {
+        return parse_config("classes: {novpn: {" + setting + "}}", "f").has_value();
+    };
+    for (const char* good :
+         {"table: 1", "table: 252", "table: 256", "table: 4294967295", "table: 0x1eba", "preference: 3",
+          "preference: 32765", "mark: 1", "mark: 0xffffffff", "mark: \"1/1\"", "mark: 4294967295"}) {
+        EXPECT_TRUE(accepts(good)) << good;
+    }
+    for (const char* bad : {"table: 0",          "table: 253",          "table: 254",
+                            "table: 255",        "table: 4294967296",   "table: 99999999999999999999999",
+                            "table: -1",         "table: +1",           "table: 1.5",
+                            "table: 07866",      "table: 0x",           "table: 7866x",
+                            "table: main",       "table: []",           "preference: 2",
+                            "preference: 32766", "preference: ~",       "mark: 0",
+                            "mark: 0x100000000", "mark: 1/0x100000000", "mark: 1/0",
+                            "mark: /1",          "mark: 1/1/1",         "mark: ''",
+                            "mark: 1 / 1",       "mark: [1]",           "mark: -1"}) {
+        EXPECT_FALSE(accepts(bad)) << bad;
+    }
+}
+
+TEST(ParseConfig, TakesLinkNamesOfFifteenCharactersAtMost) {
+    Config expected;
+    expected.tunnels.links = {"123456789012345", "7", "[[:digit:]]*"};
+    EXPECT_EQ(parse_config("tunnels: {links: ['123456789012345', 7, '[[:digit:]]*']}", "f").value(), expected);
+    EXPECT_FALSE(parse_config("tunnels: {links: ['1234567890123456']}", "f"));
+    EXPECT_FALSE(parse_config("tunnels: {links: ['a b']}", "f"));
+    EXPECT_FALSE(parse_config("tunnels: {links: [~]}", "f"));
+    EXPECT_FALSE(parse_config("tunnels: {links: [[tun0]]}", "f"));
+    EXPECT_FALSE(parse_config("tunnels: {links: }", "f"));
+}
+
+TEST(ParseConfig, RefusesEveryKeyThatIsNotBuiltAsSuch) {
+    for (const auto& [key, built] : key_names()) {
+        if (built) continue;
+        std::string path = key;
+        if (const auto star = path.find('*'); star != std::string::npos) path.replace(star, 1, "novpn");
+        std::string text = path + ": x";
+        std::string closing;
+        for (auto dot = text.find('.'); dot != std::string::npos; dot = text.find('.')) {
+            text.replace(dot, 1, ": {");
+            closing += '}';
+        }
+        const int column = static_cast<int>(text.rfind('{') == std::string::npos ? 1 : text.rfind('{') + 2);
+        const auto refused = parse_config(text + closing, "f");
+        ASSERT_FALSE(refused) << text;
+        EXPECT_EQ(refused.error(),
+                  (ConfigError{.file = "f", .line = 1, .column = column, .message = path + ": not supported yet"}));
+    }
+}
+
+TEST(ParseConfig, TakesDotsAndStarsInKeysForLetters) {
+    EXPECT_EQ(error_of("uplinks.prefer: [eth0]"),
+              "f:1:1: unknown key 'uplinks.prefer'; allowed here: classes, tunnels, uplinks");
+    EXPECT_EQ(error_of("classes: {'*': {}}"),
+              "f:1:11: '*' cannot be the name of a class; allowed: a to z first, then up to 30 of a to z, 0 to 9, _");
+}
+
+TEST(ConfigBounds, HoldDepth) {
+    const auto nested = [](std::size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); };
+    EXPECT_TRUE(read_document(nested(kMaxDepth)));
+    EXPECT_EQ(error_of(nested(kMaxDepth + 1)), "f:1:17: nested too deeply; allowed: 16 levels");
+    EXPECT_EQ(error_of(nested(500)), "f:1:17: nested too deeply; allowed: 16 levels");
+    EXPECT_TRUE(error_of(std::string(1000000, '[')).starts_with("f:1:"));
+    std::string blocks;
+    for (int i = 0; i < 100000; ++i) blocks += "- ";
+    EXPECT_EQ(error_of(blocks), "f:1:33: nested too deeply; allowed: 16 levels");
+}
+
+TEST(ConfigBounds, HoldTheNumberOfValues) {
+    std::string values = "-\n";
+    for (std::size_t i = 1; i < kMaxNodes - 1; ++i) values += "-\n";
+    EXPECT_TRUE(read_document(values));
+    EXPECT_EQ(error_of(values + "- a"), "f:10000:3: too many values; allowed: 10000");
+}
+
+TEST(ConfigBounds, HoldTheSize) {
+    std::string text(kMaxConfigBytes, '\n');
+    EXPECT_EQ(error_of(text), "accepted");
+    EXPECT_EQ(error_of(text + "\n"), "f:1:1: larger than 1 MiB, which is the most that is allowed");
+}
+
+TEST(ConfigBounds, KeepMessagesShortAndPrintable) {
+    const std::string text = "classes: {novpn: {dns: \"\\e]0;\\u202e\\u0085" + std::string(500000, 'x') + "\"}}";
+    EXPECT_EQ(error_of(text), "f:1:24: classes.novpn.dns: '\\x1b]0;\\u{202e}\\u{85}" + std::string(54, 'x') +
+                                  "…' is unknown; allowed: vpn");
+    EXPECT_EQ(to_string(ConfigError{.file = "a\n\xff", .line = 0, .column = 0, .message = "m"}), "a\\x0a\\xff: m");
+}
+
+TEST(ConfigBounds, RefuseBytesThatAreNotText) {
+    EXPECT_EQ(error_of(std::string_view("a: \0b", 5)), "f:1:4: control character 0x00 is not allowed");
+    EXPECT_EQ(error_of("a\rb"), "f:1:2: control character 0x0d is not allowed");
+    EXPECT_EQ(error_of("\xff\xfe"
+                       "a"),
+              "f:1:1: byte 0xff is not UTF-8");
+    EXPECT_EQ(error_of("# \xc0\xaf"), "f:1:3: byte 0xc0 is not UTF-8");         // overlong '/'
+    EXPECT_EQ(error_of("# \xe0\x80\xaf"), "f:1:3: byte 0xe0 is not UTF-8");     // overlong, three bytes
+    EXPECT_EQ(error_of("# \xed\xa0\x80"), "f:1:3: byte 0xed is not UTF-8");     // surrogate
+    EXPECT_EQ(error_of("# \xf4\x90\x80\x80"), "f:1:3: byte 0xf4 is not UTF-8"); // above U+10FFFF
+    EXPECT_EQ(error_of("# \xe2\x82"), "f:1:3: byte 0xe2 is not UTF-8");         // cut short
+}
+
+TEST_F(ConfigFiles, DropInsAreBesideTheFile) {
+    EXPECT_EQ(config_source("/etc/novpn/novpn.yaml"),
+              (ConfigSource{.main_file = "/etc/novpn/novpn.yaml", .drop_in_directory = "/etc/novpn/conf.d"}));
+    EXPECT_EQ(config_source("novpn.yaml"), (ConfigSource{.main_file = "novpn.yaml", .drop_in_directory = "conf.d"}));
+}
+
+TEST_F(ConfigFiles, MapsMergeListsReplaceAndTheLaterNameWins) {
+    write("novpn.yaml",
+          "classes: {novpn: {table: 100, preference: 50}}\nuplinks: {prefer: [eth0, eth1], ignore: [usb0]}\n");
+    write("conf.d/20-site.yaml", "classes: {novpn: {preference: 70}}\n");
+    write("conf.d/10-vendor.yaml",
+          "classes: {novpn: {preference: 60, when_no_uplink: tunnel}}\nuplinks: {prefer: [wlan0]}\n");
+    write("conf.d/30-empty.yaml", "");
+    write("conf.d/note.txt", "not: yaml: at: all");
+    write("conf.d/.99-hidden.yaml", "classes: {novpn: {table: 1}}\n");
+    const Config expected{
+        .classes = {{.when_no_uplink = WhenNoUplink::tunnel, .table = TableId{100}, .preference = Preference{70}}},
+        .uplinks = {.prefer = {"wlan0"}, .ignore = {"usb0"}, .links = {}},
+        .tunnels = {}};
+    const auto loaded = load();
+    ASSERT_TRUE(loaded) << to_string(loaded.error());
+    EXPECT_EQ(*loaded, expected);
+}
+
+TEST_F(ConfigFiles, AnErrorNamesTheFileItIsIn) {
+    write("novpn.yaml", "classes: {novpn: {table: 100}}\n");
+    write("conf.d/10.yaml", "\nuplink: {}\n");
+    EXPECT_EQ(load_error(),
+              path("conf.d/10.yaml") +
+                  ":2:1: unknown key 'uplink'; did you mean 'uplinks'? allowed here: classes, tunnels, uplinks");
+}
+
+TEST_F(ConfigFiles, AWrongValueIsRefusedAlsoWhereALaterFileReplacesIt) {
+    write("novpn.yaml", "classes: {novpn: {table: 254}}\n");
+    write("conf.d/10.yaml", "classes: {novpn: {table: 100}}\n");
+    EXPECT_TRUE(load_error().starts_with(path("novpn.yaml") + ":1:26: ")) << load_error();
+}
+
+TEST_F(ConfigFiles, AMissingFileIsAnErrorAndAMissingDirectoryIsNot) {
+    EXPECT_EQ(load_error(), path("novpn.yaml") + ": No such file or directory");
+    write("novpn.yaml", "");
+    EXPECT_EQ(load().value(), Config{});
+}
+
+TEST_F(ConfigFiles, WhatIsNoFileIsRefusedWithTheReason) {
+    fs::create_directory(path("novpn.yaml"));
+    EXPECT_EQ(load_error(), path("novpn.yaml") + ": Is a directory");
+    fs::remove(path("novpn.yaml"));
+    ASSERT_EQ(::mkfifo(path("novpn.yaml").c_str(), 0600), 0);
+    EXPECT_EQ(load_error(), path("novpn.yaml") + ": not a regular file");
+    fs::remove(path("novpn.yaml"));
+    write("novpn.yaml", "");
+    write("conf.d", "");
+    EXPECT_EQ(load_error(), path("conf.d") + ": Not a directory");
+}
+
+TEST_F(ConfigFiles, AFileAboveTheLimitIsRefused) {
+    write("novpn.yaml", std::string(kMaxConfigBytes + 1, '#'));
+    EXPECT_EQ(load_error(), path("novpn.yaml") + ":1:1: larger than 1 MiB, which is the most that is allowed");
+}
+
+// ---- numbers of several classes ----
+
+const ClassConfig kNovpn;
+const ClassConfig kMusic{.name = "music",
+                         .table = TableId{100},
+                         .mark = {.value = 0x4f000000, .mask = 0xff000000},
+                         .preference = Preference{61}};
+
+TEST(FindClash, LetsDifferentNumbersBe) { EXPECT_EQ(find_clash({kNovpn, kMusic}), std::nullopt); }
+
+TEST(FindClash, NamesTheKeyAndTheOtherClass) {
+    ClassConfig other = kMusic;
+    other.table = kNovpn.table;
+    EXPECT_EQ(find_clash({kNovpn, other}),
+              (NumberClash{.first = "novpn",
+                           .second = "music",
+                           .key = "table",
+                           .what = "table 7866 is the table of class 'novpn'; allowed: another number"}));
+    other = kMusic;
+    other.mark = {.value = 0x4e00, .mask = 0xff00};
+    EXPECT_EQ(find_clash({kNovpn, other}),
+              (NumberClash{.first = "novpn",
+                           .second = "music",
+                           .key = "mark",
+                           .what = "mark 0x4e00/0xff00 and 0x4e000000/0xff000000 of class 'novpn' can be on the same "
+                                   "packet; allowed: values that differ in a bit of both masks"}));
+    other = kMusic;
+    other.preference = Preference{66};
+    EXPECT_EQ(find_clash({kNovpn, other}),
+              (NumberClash{.first = "novpn",
+                           .second = "music",
+                           .key = "preference",
+                           .what = "preference 66 is too near to 64 of class 'novpn'; allowed: 3 or more apart"}));
+}
+
+TEST(MarksOverlap, IsWhereOnePacketCanMatchBoth) {
+    const Mark ours{.value = 0x4e000000, .mask = 0xff000000};
+    EXPECT_TRUE(marks_overlap(ours, ours));
+    EXPECT_TRUE(marks_overlap(ours, {.value = 0x40000000, .mask = 0xf0000000}));
+    EXPECT_TRUE(marks_overlap(ours, {.value = 0x4e000001, .mask = 0xffffffff}));
+    EXPECT_FALSE(marks_overlap(ours, {.value = 0x50000000, .mask = 0xf0000000}));
+    EXPECT_FALSE(marks_overlap(ours, {.value = 0xca6c, .mask = 0xffffffff}));
+}
+
+} // namespace
+} // namespace novpn

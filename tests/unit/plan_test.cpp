@@ -1,0 +1,152 @@
+#include "agent/plan.h"
+
+#include "tests/support/fake_kernel.h"
+
+#include <algorithm>
+#include <gtest/gtest.h>
+
+namespace novpn::test {
+
+namespace {
+
+address ip(const char* text) { return boost::asio::ip::make_address(text); }
+const std::string kRoot = "novpn-1";
+
+FakeKernel laptop() {
+    FakeKernel kernel;
+    IfIndex wlan0 = kernel.add_link({.name = "wlan0", .up = true, .carrier = true});
+    kernel.add_address("wlan0", ip("192.168.10.50"), 24);
+    kernel.add_address("wlan0", ip("2001:db8:a::50"), 64);
+    kernel.add_route(
+        {.destination = any_prefix(Family::ipv4), .metric = 600, .gateway = ip("192.168.10.1"), .link = wlan0});
+    kernel.add_route(
+        {.destination = any_prefix(Family::ipv6), .metric = 1024, .gateway = ip("fe80::1"), .link = wlan0});
+    return kernel;
+}
+
+Scope scope() { return {.tables = {TableId{7866}}, .cgroups = {kRoot + "/novpn"}}; }
+
+Plan plan_of(FakeKernel& kernel) {
+    Observed observed = *kernel.observe(scope());
+    return diff(observed, decide(observed, {}, {}, kRoot));
+}
+
+void apply_all(FakeKernel& kernel, const Plan& plan) {
+    for (const Operation& operation : plan)
+        ASSERT_TRUE(kernel.apply(operation)) << to_string(operation, *kernel.observe({}));
+}
+
+bool is_marking(const Operation& operation) {
+    return std::holds_alternative<ReplaceNft>(operation) || std::holds_alternative<AddMember>(operation);
+}
+
+} // namespace
+
+TEST(Diff, OfWhatWasAppliedIsEmpty) {
+    FakeKernel kernel = laptop();
+    apply_all(kernel, plan_of(kernel));
+    EXPECT_TRUE(plan_of(kernel).empty());
+}
+
+TEST(Diff, BackstopComesFirstAndMarkingLast) {
+    FakeKernel kernel = laptop();
+    Plan plan = plan_of(kernel);
+    std::size_t backstops = 0;
+    bool default_seen = false;
+    for (const Operation& operation : plan) {
+        if (const auto* replace = std::get_if<ReplaceRoute>(&operation)) {
+            if (replace->route.type == RouteType::unreachable) {
+                EXPECT_FALSE(default_seen);
+                ++backstops;
+            } else if (is_default(replace->route)) {
+                default_seen = true;
+            }
+        }
+    }
+    EXPECT_EQ(backstops, 2u);
+    ASSERT_FALSE(plan.empty());
+    EXPECT_TRUE(is_marking(plan.back()));
+    EXPECT_EQ(std::ranges::count_if(plan, is_marking), 1);
+}
+
+TEST(Diff, OnTheWayDownMarkingGoesFirstAndBackstopLast) {
+    FakeKernel kernel = laptop();
+    apply_all(kernel, plan_of(kernel));
+    Observed observed = *kernel.observe(scope());
+    Plan down = diff(observed, Desired{});
+    ASSERT_GE(down.size(), 3u);
+    EXPECT_TRUE(std::holds_alternative<DeleteNft>(down.front()));
+    EXPECT_TRUE(std::holds_alternative<RemoveCgroup>(down.back()));
+    const auto& last_route = std::get<DeleteRoute>(down[down.size() - 2]);
+    EXPECT_EQ(last_route.route.type, RouteType::unreachable);
+    apply_all(kernel, down);
+    EXPECT_TRUE(diff(*kernel.observe(scope()), Desired{}).empty());
+}
+
+TEST(Diff, NeverNamesWhatIsNotOurs) {
+    FakeKernel kernel = laptop();
+    kernel.add_rule({.preference = Preference{64}, .table = TableId{100}, .mark = Mark{1, 1}});
+    kernel.add_route({.table = TableId{7866}, .destination = prefix_of(ip("10.1.0.0"), 16), .link = IfIndex{2}});
+    Observed observed = *kernel.observe(scope());
+    for (const Desired& desired : {decide(observed, {}, {}, kRoot), Desired{}}) {
+        for (const Operation& operation : diff(observed, desired)) {
+            if (const auto* op = std::get_if<DeleteRoute>(&operation)) {
+                EXPECT_EQ(op->route.protocol, kNovpnProtocol);
+            }
+            if (const auto* op = std::get_if<DeleteRule>(&operation)) {
+                EXPECT_EQ(op->rule.protocol, kNovpnProtocol);
+            }
+        }
+    }
+}
+
+TEST(Diff, PutsBackARuleThatSomeoneDeleted) {
+    FakeKernel kernel = laptop();
+    apply_all(kernel, plan_of(kernel));
+    Observed observed = *kernel.observe(scope());
+    auto lookup = std::ranges::find(observed.rules, TableId{7866}, &Rule::table);
+    ASSERT_NE(lookup, observed.rules.end());
+    ASSERT_TRUE(kernel.delete_rule(*lookup));
+    EXPECT_EQ(plan_of(kernel), (Plan{AddRule{*lookup}}));
+}
+
+TEST(Diff, ACgroupThatWasMadeAgainIsANewMember) {
+    FakeKernel kernel = laptop();
+    apply_all(kernel, plan_of(kernel));
+    auto old_id = kernel.observe(scope())->cgroups.at(kRoot + "/novpn");
+    ASSERT_TRUE(kernel.apply(RemoveCgroup{kRoot + "/novpn"}));
+    Plan expected{CreateCgroup{kRoot + "/novpn"}, AddMember{"novpn", kRoot + "/novpn"},
+                  RemoveMember{{"novpn", 2, old_id}}};
+    EXPECT_EQ(plan_of(kernel), expected);
+}
+
+TEST(Diff, AStructureOfAnotherKindIsReplacedWhole) {
+    FakeKernel kernel = laptop();
+    apply_all(kernel, plan_of(kernel));
+    Observed observed = *kernel.observe(scope());
+    observed.nft.structure = "of another version";
+    Plan plan = diff(observed, decide(observed, {}, {}, kRoot));
+    ASSERT_EQ(plan.size(), 1u);
+    EXPECT_TRUE(std::holds_alternative<ReplaceNft>(plan[0]));
+}
+
+TEST(Conflicts, NameTheOwnerOfATableAndOfAMark) {
+    FakeKernel kernel = laptop();
+    kernel.add_route({.table = TableId{7866},
+                      .destination = any_prefix(Family::ipv4),
+                      .gateway = ip("192.168.10.1"),
+                      .link = IfIndex{2},
+                      .protocol = Protocol{12}});
+    kernel.add_rule({.preference = Preference{100}, .table = TableId{52}, .mark = Mark{0x4e000000, 0xff000000}});
+    kernel.add_rule(
+        {.preference = Preference{101}, .table = TableId{52}, .invert = true, .mark = Mark{0xca6c, 0xffffffff}});
+    auto found = conflicts(*kernel.observe(scope()), {});
+    ASSERT_EQ(found.size(), 2u);
+    EXPECT_EQ(found[0],
+              "table 7866 of class novpn holds a route of bird: default via 192.168.10.1 dev wlan0 table 7866 "
+              "proto bird; choose another table");
+    EXPECT_EQ(found[1], "mark 0x4e000000/0xff000000 of class novpn meets the ipv4 rule of 0: preference 100 fwmark "
+                        "0x4e000000/0xff000000 lookup 52; choose another mark");
+}
+
+} // namespace novpn::test

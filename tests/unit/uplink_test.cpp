@@ -1,0 +1,175 @@
+#include "agent/uplink.h"
+
+#include <algorithm>
+#include <gtest/gtest.h>
+
+namespace novpn::test {
+
+namespace {
+
+address ip(const char* text) { return boost::asio::ip::make_address(text); }
+
+Link ethernet(std::uint32_t index, std::string name) {
+    return {.index = IfIndex{index}, .name = std::move(name), .up = true, .carrier = true};
+}
+
+Link tun(std::uint32_t index, std::string name) {
+    return {.index = IfIndex{index},
+            .name = std::move(name),
+            .kind = "tun",
+            .hardware = 65534,
+            .up = true,
+            .carrier = true,
+            .point_to_point = true};
+}
+
+Route default_by(std::uint32_t link, const char* gateway, std::uint32_t metric = 0) {
+    return {.destination = any_prefix(Family::ipv4), .metric = metric, .gateway = ip(gateway), .link = IfIndex{link}};
+}
+
+Observed one_network() {
+    return {.links = {ethernet(2, "wlan0")},
+            .addresses = {{.link = IfIndex{2}, .local = ip("192.168.10.50"), .prefix_length = 24}},
+            .routes = {default_by(2, "192.168.10.1", 600)}};
+}
+
+Selection select(const Observed& observed, const Config& config = {}, const Memory& memory = {},
+                 std::optional<std::string> displaced_by = {}) {
+    return select_uplink(Family::ipv4, observed, config, memory, displaced_by);
+}
+
+} // namespace
+
+TEST(SelectUplink, TakesTheDefaultOfAPhysicalLink) {
+    Selection selection = select(one_network());
+    ASSERT_TRUE(selection.uplink);
+    EXPECT_EQ(
+        *selection.uplink,
+        (Uplink{.family = Family::ipv4, .link = IfIndex{2}, .link_name = "wlan0", .gateway = ip("192.168.10.1")}));
+    EXPECT_EQ(selection.from, UplinkSource::main);
+    EXPECT_EQ(selection.remembered->on_link, prefix_of(ip("192.168.10.0"), 24));
+}
+
+TEST(SelectUplink, IgnoresTunnelEvenWithLowerMetric) {
+    Observed observed = one_network();
+    observed.links.push_back(tun(3, "tun0"));
+    observed.addresses.push_back({.link = IfIndex{3}, .local = ip("10.8.0.2"), .prefix_length = 24});
+    observed.routes.push_back(default_by(3, "10.8.0.1", 0));
+    EXPECT_EQ(select(observed).uplink->link_name, "wlan0");
+}
+
+TEST(SelectUplink, WantsCarrierAndAddress) {
+    Observed no_carrier = one_network();
+    no_carrier.links[0].carrier = false;
+    EXPECT_FALSE(select(no_carrier).uplink);
+    Observed no_address = one_network();
+    no_address.addresses.clear();
+    EXPECT_FALSE(select(no_address).uplink);
+    Observed down = one_network();
+    down.links[0].up = false;
+    EXPECT_FALSE(select(down).uplink);
+}
+
+TEST(SelectUplink, KeepsTheOneInUseAmongEquals) {
+    Observed observed = one_network();
+    observed.links.push_back(ethernet(3, "eth0"));
+    observed.addresses.push_back({.link = IfIndex{3}, .local = ip("192.168.1.5"), .prefix_length = 24});
+    observed.routes.push_back(default_by(3, "192.168.1.1", 600));
+    EXPECT_EQ(select(observed).uplink->link_name, "wlan0") << "lowest ifindex";
+    Memory memory;
+    memory.uplinks[Family::ipv4].uplink = {.link = IfIndex{3}, .link_name = "eth0", .gateway = ip("192.168.1.1")};
+    EXPECT_EQ(select(observed, {}, memory).uplink->link_name, "eth0") << "the one in use";
+    Config config;
+    config.uplinks.prefer = {"wlan*"};
+    EXPECT_EQ(select(observed, config, memory).uplink->link_name, "wlan0") << "the config's order";
+}
+
+TEST(SelectUplink, DoesNotDependOnTheOrderOfTheDump) {
+    Observed observed = one_network();
+    observed.links.push_back(ethernet(3, "eth0"));
+    observed.addresses.push_back({.link = IfIndex{3}, .local = ip("192.168.1.5"), .prefix_length = 24});
+    observed.routes.push_back(default_by(3, "192.168.1.1", 100));
+    Selection forward = select(observed);
+    std::ranges::reverse(observed.links);
+    std::ranges::reverse(observed.addresses);
+    std::ranges::reverse(observed.routes);
+    EXPECT_EQ(select(observed), forward);
+}
+
+TEST(SelectUplink, RemembersADisplacedDefaultWhileItsNetworkIsThere) {
+    Observed observed = one_network();
+    Memory memory;
+    memory.uplinks[Family::ipv4] = *select(observed).remembered;
+    observed.routes.clear();
+    Selection displaced = select(observed, {}, memory, "tun0");
+    ASSERT_TRUE(displaced.uplink);
+    EXPECT_EQ(displaced.from, UplinkSource::memory);
+    EXPECT_EQ(displaced.reason, "its default in main was displaced by tun0");
+
+    observed.addresses[0].local = ip("172.16.0.9");
+    EXPECT_FALSE(select(observed, {}, memory, "tun0").uplink) << "another subnet is another network";
+}
+
+TEST(SelectUplink, DropsASourceAddressThatIsGone) {
+    Observed observed = one_network();
+    observed.routes[0].source = ip("192.168.10.50");
+    Memory memory;
+    memory.uplinks[Family::ipv4] = *select(observed).remembered;
+    observed.routes.clear();
+    observed.addresses[0].local = ip("192.168.10.51"); // a new lease in the same subnet
+    Selection selection = select(observed, {}, memory, "tun0");
+    ASSERT_TRUE(selection.uplink);
+    EXPECT_FALSE(selection.uplink->source);
+}
+
+TEST(SelectUplink, InfersFromAHostRouteUnderATakeoverOnly) {
+    Observed observed = one_network();
+    observed.routes = {
+        {.destination = prefix_of(ip("203.0.113.20"), 32), .gateway = ip("192.168.10.1"), .link = IfIndex{2}}};
+    EXPECT_FALSE(select(observed).uplink);
+    Selection selection = select(observed, {}, {}, "tun0");
+    ASSERT_TRUE(selection.uplink);
+    EXPECT_EQ(selection.from, UplinkSource::host_route);
+}
+
+TEST(SelectUplink, DoesNotGuessAGatewayThatIsNotOnLink) {
+    Observed observed = one_network();
+    observed.routes = {
+        {.destination = prefix_of(ip("203.0.113.20"), 32), .gateway = ip("10.99.0.1"), .link = IfIndex{2}}};
+    EXPECT_FALSE(select(observed, {}, {}, "tun0").uplink);
+}
+
+TEST(SelectUplink, OpenVpnsBlockLocalRouteIsNoServerRoute) {
+    Observed observed = one_network();
+    observed.routes = {
+        {.destination = prefix_of(ip("192.168.10.1"), 32), .gateway = ip("192.168.10.1"), .link = IfIndex{2}}};
+    EXPECT_FALSE(select(observed, {}, {}, "tun0").uplink);
+}
+
+TEST(IsTunnel, GoesByKind) {
+    Observed observed;
+    for (const char* kind : {"tun", "wireguard", "xfrm", "vti", "gre", "sit", "ip6tnl", "ipip"}) {
+        Link link = ethernet(5, "x0");
+        link.kind = kind;
+        EXPECT_TRUE(is_tunnel(link, observed, {})) << kind;
+    }
+    for (const char* kind : {"", "veth", "bridge", "bond", "vlan", "macvlan"}) {
+        Link link = ethernet(5, "x0");
+        link.kind = kind;
+        EXPECT_FALSE(is_tunnel(link, observed, {})) << kind;
+    }
+}
+
+TEST(IsTunnel, PppIsAModemUntilAnotherUplinkLives) {
+    Link ppp = ethernet(5, "ppp0");
+    ppp.hardware = 512;
+    Observed alone{.links = {ppp}};
+    EXPECT_FALSE(is_tunnel(ppp, alone, {}));
+    Observed over_wifi = one_network();
+    over_wifi.links.push_back(ppp);
+    EXPECT_TRUE(is_tunnel(ppp, over_wifi, {}));
+    over_wifi.links[0].carrier = false;
+    EXPECT_FALSE(is_tunnel(ppp, over_wifi, {}));
+}
+
+} // namespace novpn::test
