@@ -85,7 +85,7 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, bool nft_
     Pass pass;
     if (released_) return pass;
     Scope where = scope();
-    where.nft = nft_changed || !desired_;
+    where.nft = nft_changed || incomplete_;
 
     auto observed = kernel_.observe(where);
     if (!observed) {
@@ -95,19 +95,16 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, bool nft_
     Desired desired = decide(*observed, config_, memory_, setup_.cgroup_root);
     Plan plan = diff(*observed, desired);
 
-    bool repair = !plan.empty() && desired_ && same_steering(*desired_, desired);
+    bool repair = !plan.empty() && !incomplete_ && same_steering(*desired_, desired);
     if (repair && (pass.wait = repair_budget_.take(since))) return pass;
     report_decision(desired, cause);
     Applied applied = apply_all(kernel_, plan, *observed, cause);
     pass.operations = applied.operations;
     pass.failure = applied.failure;
     if (repair) ++repairs_;
-    if (pass.failure) {
-        desired_.reset(); // what the kernel has now is neither the old nor the new: look at everything next time
-    } else {
-        desired_ = std::move(desired);
-        memory_ = desired_->memory;
-    }
+    incomplete_ = pass.failure.has_value();
+    memory_ = desired.memory;
+    desired_ = std::move(desired);
     if (pass.operations) last_reaction_ = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since);
     return pass;
 }
@@ -124,6 +121,7 @@ Expected<void> Agent::start() {
     if (applied.failure) return tl::make_unexpected(*applied.failure);
     memory_ = desired.memory;
     desired_ = std::move(desired);
+    incomplete_ = false;
     return {};
 }
 

@@ -49,7 +49,7 @@ class Agent : public Service {
     /// Takes everything of ours out of the kernel, marking first, backstop last. Goes on where one thing fails.
     Expected<void> release();
     bool released() const { return released_; }
-    /// Of the last pass; nothing before the first, and after one that failed.
+    /// Of the last pass; nothing before the first.
     const std::optional<Desired>& desired() const { return desired_; }
     /// Re-reads the config; a bad one changes nothing.
     Expected<void> reload();
@@ -73,6 +73,7 @@ class Agent : public Service {
     AgentSetup setup_;
     Memory memory_;
     std::optional<Desired> desired_; ///< of the last pass
+    bool incomplete_ = true;         ///< the last pass did not make the kernel what is desired
     bool released_ = false;
     RepairBudget repair_budget_;
     std::uint64_t repairs_ = 0;

@@ -10,7 +10,11 @@ Expected<LinuxKernel> LinuxKernel::open() {
     auto routing = RouteSocket::open();
     if (!routing) return tl::make_unexpected(routing.error());
     auto nft = Nft::open();
-    if (!nft) return tl::make_unexpected(nft.error());
+    if (!nft) {
+        Error error = nft.error();
+        if (error.code == std::errc::operation_not_permitted) error.detail = "CAP_NET_ADMIN is needed: run it as root";
+        return tl::make_unexpected(error);
+    }
     auto cgroups = CgroupTree::find();
     if (!cgroups) return tl::make_unexpected(cgroups.error());
     return LinuxKernel(std::move(*routing), std::move(*nft), std::move(*cgroups));

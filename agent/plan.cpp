@@ -104,7 +104,7 @@ ElementChanges element_changes(const Observed& observed, const Desired& desired)
     auto links = observed.nft.links;
     auto members = observed.nft.members;
     for (const ClassMarking& c : desired.nft.classes) {
-        for (IfIndex link : c.links) {
+        for (IfIndex link : c.guarded ? c.links : std::set<IfIndex>{}) { // without a guard there is no set of links
             LinkElement element{c.name, link};
             if (!links.erase(element)) changes.links_to_add.push_back(AddLink{element});
         }

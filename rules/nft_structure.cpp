@@ -212,8 +212,9 @@ void add_class_chains(Structure& to, const ClassMarking& c) {
         to.rules.push_back(
             rule(mark, "DNS takes the ordinary path", {destination_port_is("tcp", IPPROTO_TCP, kDnsPort), return_()}));
     }
+    // The ct mark first: where there is no connection to carry it, the rule ends before it marks the packet.
     to.rules.push_back(rule(mark, "a new flow of " + c.name,
-                            {set_mark(c.mark), set_ct_mark(c.mark), count_in(kMarkedCounter + c.name)}));
+                            {set_ct_mark(c.mark), set_mark(c.mark), count_in(kMarkedCounter + c.name)}));
     if (!c.guarded) return;
 
     const std::string guard = "guard_" + c.name;

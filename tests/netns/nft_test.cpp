@@ -1,8 +1,8 @@
 // Nft against the kernel, with real packets, in network namespaces of its own. Needs root.
-#include "tests/netns/two_networks.h"
 #include "rules/cgroup.h"
 #include "rules/nft.h"
 #include "rules/nft_probe.h"
+#include "tests/netns/two_networks.h"
 
 #include <cstdlib>
 #include <fstream>
@@ -459,6 +459,30 @@ TEST_P(NftPath, AMemberReachesThisMachineUnmarked) {
         char question[8];
         EXPECT_EQ(recv(service.fd(), question, sizeof question, 0), 5) << address;
     }
+    EXPECT_EQ(counts(), PacketCounts{});
+}
+
+TEST_F(NftTest, AStreamFromBeforeConnectionTrackingKeepsItsPath) {
+    // Nothing else tracks connections here: to the kernel the stream's next packet begins a flow
+    // (nf_conntrack_tcp_loose).
+    run("nft delete table inet test");
+    const Socket stream4 = member_socket(test::kServer4, SOCK_STREAM);
+    const Socket stream6 = member_socket(test::kServer6, SOCK_STREAM);
+    ASSERT_EQ(seen(stream4, test::kServer4), test::kTunnel4);
+    ASSERT_EQ(seen(stream6, test::kServer6), test::kTunnel6);
+    replace(table());
+    EXPECT_EQ(stream4.ask(), test::kTunnel4);
+    EXPECT_EQ(stream6.ask(), test::kTunnel6);
+    EXPECT_EQ(counts(), PacketCounts{});
+}
+
+TEST_F(NftTest, AnUntrackedFlowIsNotMarked) {
+    // It could not be masqueraded either.
+    run("nft 'add chain inet test raw { type filter hook output priority -300; }; add rule inet test raw udp dport 7 "
+        "notrack'");
+    replace(table());
+    EXPECT_EQ(seen(member_socket(test::kServer4, SOCK_DGRAM), test::kServer4), test::kTunnel4);
+    EXPECT_EQ(test_counter("marked_out"), 0U);
     EXPECT_EQ(counts(), PacketCounts{});
 }
 

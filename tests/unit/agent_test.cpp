@@ -23,10 +23,13 @@ class AgentTest : public testing::Test {
     Pass pass() { return agent.reconcile("test", Clock::now(), true); }
     std::vector<Rule> our_rules() {
         std::vector<Rule> rules;
-        for (const Rule& rule : kernel.observe({})->rules)
+        const Observed observed = *kernel.observe({});
+        for (const Rule& rule : observed.rules)
             if (rule.protocol == kNovpnProtocol) rules.push_back(rule);
         return rules;
     }
+
+    std::vector<Route> routes_with_strays() { return kernel.observe({.strays = true})->routes; }
 
     FakeKernel kernel;
     Agent agent{kernel, Config{}, {.cgroup_root = "novpn-1"}};
@@ -120,7 +123,7 @@ TEST_F(AgentTest, StartTakesOverWhatAnotherConfigLeft) {
     Agent former(kernel, old, {.cgroup_root = "novpn-1"});
     ASSERT_TRUE(former.start());
     ASSERT_TRUE(agent.start());
-    for (const Route& route : kernel.observe({.strays = true})->routes) EXPECT_NE(route.table, TableId{7000});
+    for (const Route& route : routes_with_strays()) EXPECT_NE(route.table, TableId{7000});
     EXPECT_EQ(our_rules().size(), 8u);
     EXPECT_EQ(pass().operations, 0u);
 }
@@ -145,7 +148,7 @@ TEST_F(AgentTest, ReloadMovesToOtherNumbers) {
     ASSERT_TRUE(reloading.start());
     ASSERT_TRUE(reloading.reload());
     for (const Rule& rule : our_rules()) EXPECT_GE(rule.preference.value, 99u);
-    for (const Route& route : kernel.observe({.strays = true})->routes) EXPECT_NE(route.table, TableId{7866});
+    for (const Route& route : routes_with_strays()) EXPECT_NE(route.table, TableId{7866});
 }
 
 } // namespace novpn::test

@@ -88,7 +88,7 @@ TEST(ToNft, SaysWhatTheTableDoes) {
 	chain mark_novpn {
 		udp dport 53 return comment "DNS takes the ordinary path"
 		tcp dport 53 return comment "DNS takes the ordinary path"
-		meta mark set meta mark & 0x00ffffff | 0x4e000000 ct mark set ct mark & 0x00ffffff | 0x4e000000 counter name "marked_novpn" comment "a new flow of novpn"
+		ct mark set ct mark & 0x00ffffff | 0x4e000000 meta mark set meta mark & 0x00ffffff | 0x4e000000 counter name "marked_novpn" comment "a new flow of novpn"
 	}
 	chain guard_novpn {
 		oif "lo" accept comment "to this machine"
