@@ -58,7 +58,7 @@ class Agent : public Service {
     Expected<std::vector<std::string>> plan() override;
     bool has_class(const std::string& name) const override;
     bool is_steered(const std::string& name) const override;
-    Allow allow() const override { return {}; }
+    Allow allow() const override { return config_.allow; }
     Expected<void> place(const std::string& class_name, pid_t pid) override;
     Expected<void> down() override { return release(); }
     void stop() override;

@@ -80,6 +80,12 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
     return observed;
 }
 
+Expected<void> LinuxKernel::probe() {
+    auto nft = nft_.observe();
+    if (!nft) return tl::make_unexpected(nft.error());
+    return nft->intact ? Expected<void>{} : nft_.probe();
+}
+
 Expected<MemberElement> LinuxKernel::element(const std::string& class_name, const std::string& cgroup) const {
     auto id = cgroups_.id(cgroup);
     if (!id) return system_error(ENOENT, "looking for cgroup " + cgroups_.mount() + "/" + cgroup);

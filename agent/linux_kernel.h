@@ -20,8 +20,8 @@ class LinuxKernel : public Kernel {
     Expected<void> place(const std::string& cgroup, pid_t pid) override { return cgroups_.move(cgroup, pid); }
     std::vector<pid_t> processes(const std::string& cgroup) override { return cgroups_.processes(cgroup); }
 
-    /// Whether the kernel has every nft expression that steering uses.
-    Expected<void> probe() { return nft_.probe(); }
+    /// Whether the kernel has every nft expression that steering uses. A table of ours that is there proves it.
+    Expected<void> probe();
 
     const RouteSocket& routing() const { return routing_; }
     const Nft& nft() const { return nft_; }

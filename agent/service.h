@@ -2,6 +2,7 @@
 // call may look at anything; it must not block longer than a look at the kernel does.
 #pragma once
 
+#include "config/config.h"
 #include "netlink/error.h"
 
 #include <boost/json/object.hpp>
@@ -17,13 +18,6 @@ struct Caller {
     gid_t gid = 0;
     pid_t pid = 0; ///< 0: not visible from the agent's pid namespace
     bool operator==(const Caller&) const = default;
-};
-
-/// Who besides root may put own processes in a class: names, or numbers, of users and groups.
-struct Allow {
-    std::vector<std::string> users;
-    std::vector<std::string> groups{"novpn"};
-    bool operator==(const Allow&) const = default;
 };
 
 class Service {

@@ -11,8 +11,9 @@ using Clock = std::chrono::steady_clock;
 inline constexpr auto kSettleQuiet = std::chrono::milliseconds(2);
 /// or has gone on for this long.
 inline constexpr auto kSettleMax = std::chrono::milliseconds(20);
-/// Fruitless looks within kSettleMax that make a storm. A VPN client's burst has several; each is answered at once.
-inline constexpr int kStormLooks = 8;
+/// Fruitless looks within kSettleMax that make a storm. A VPN client's burst or a link flap has a dozen; each is
+/// answered at once.
+inline constexpr int kStormLooks = 32;
 
 class Settle {
   public:

@@ -10,10 +10,17 @@ namespace novpn {
 
 enum class WhenNoUplink { block, tunnel };
 enum class Dns { vpn, uplink };
+/// What becomes of the open sockets of processes that leave a class.
+enum class OnLeave { end, keep };
+enum class LogLevel { error, warning, info, debug };
 
 /// A named group of traffic and where it goes.
 struct ClassConfig {
     std::string name = "novpn";
+    bool enabled = true;
+    std::string uplink; ///< glob of the only links that may be its uplink; empty: any
+    std::string via;    ///< glob of the tunnel that it always uses; empty: an uplink instead
+    OnLeave on_leave = OnLeave::end;
     WhenNoUplink when_no_uplink = WhenNoUplink::block;
     Dns dns = Dns::vpn;
     TableId table{7866};
@@ -35,8 +42,17 @@ struct TunnelConfig {
     bool operator==(const TunnelConfig&) const = default;
 };
 
+/// Who besides root may put own processes in a class: names, or numbers, of users and groups.
+struct Allow {
+    std::vector<std::string> users;
+    std::vector<std::string> groups{"novpn"};
+    bool operator==(const Allow&) const = default;
+};
+
 struct Config {
     std::vector<ClassConfig> classes{ClassConfig{}}; ///< never empty: `novpn` exists without being named
+    Allow allow;
+    LogLevel log_level = LogLevel::info;
     UplinkConfig uplinks;
     TunnelConfig tunnels;
     bool operator==(const Config&) const = default;

@@ -16,7 +16,7 @@ namespace {
 /// One rule of a class stands before and one after its preference. 0 is the local table's rule, and rules at 0 and 1
 /// would reverse wg-quick's pair (KERNEL-FACTS 10); 32766 and 32767 are the rules of main and default.
 constexpr std::uint64_t kLowestPreference = 3;
-constexpr std::uint64_t kHighestPreference = 32765;
+constexpr std::uint64_t kHighestPreference = 32764;
 
 constexpr std::size_t kGlobMax = IFNAMSIZ - 1;
 

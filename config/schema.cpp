@@ -70,7 +70,7 @@ constexpr Key kKeys[] = {
     value("classes.*", "table", of_class<&ClassConfig::table, parse_table>, "1 to 4294967295 except 253, 254 and 255"),
     value("classes.*", "mark", of_class<&ClassConfig::mark, parse_mark>,
           "VALUE/MASK of 32 bits, such as 0x4e000000/0xff000000, or a number other than 0"),
-    value("classes.*", "preference", of_class<&ClassConfig::preference, parse_preference>, "3 to 32765"),
+    value("classes.*", "preference", of_class<&ClassConfig::preference, parse_preference>, "3 to 32764"),
     not_built("classes.*", "apps"),
     not_built("classes.*", "units"),
     not_built("classes.*", "slices"),

@@ -11,8 +11,6 @@ namespace {
 constexpr Protocol kKernelProtocol{2};
 constexpr std::uint8_t kLinkScope = 253;
 
-bool same_rule(const Rule& a, const Rule& b) { return a == b; }
-
 Rule kernel_rule(Family family, std::uint32_t preference, TableId table) {
     return {.family = family, .preference = Preference{preference}, .table = table, .protocol = kKernelProtocol};
 }
@@ -142,7 +140,7 @@ void FakeKernel::add_rule(Rule rule) {
 }
 
 bool FakeKernel::delete_rule(const Rule& rule) {
-    auto found = std::ranges::find_if(rules_, [&](const Rule& r) { return same_rule(r, rule); });
+    auto found = std::ranges::find(rules_, rule);
     if (found == rules_.end()) return false;
     rules_.erase(found);
     return true;

@@ -103,7 +103,6 @@ sock.sendto(bytes([133]) + bytes(7), ("ff02::2", 0, 0, socket.if_nametoindex(sys
 # resolv.conf, nsswitch.conf and group file, and the programs under test. /sys stays, and with it the cgroups.
 MOUNTS = """
 set -e
-mount --make-rprivate /
 resolv=$(readlink -m /etc/resolv.conf)
 mount -t tmpfs -o mode=755 lab-run /run
 mkdir -p "$(dirname "$resolv")"
@@ -137,10 +136,10 @@ def read_line(process, timeout=5.0):
     end = time.monotonic() + timeout
     while not line.endswith(b"\n"):
         if not select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
-            raise AssertionError(f"{shlex.join(process.args)}: no line within {timeout} s, only {line!r}")
+            raise AssertionError(f"{shlex.join(process.args)[:200]}: no line within {timeout} s, only {line!r}")
         byte = process.stdout.read(1)
         if not byte:
-            raise AssertionError(f"{shlex.join(process.args)}: ended with {process.wait()} after {line!r}")
+            raise AssertionError(f"{shlex.join(process.args)[:200]}: ended with {process.wait()} after {line!r}")
         line += byte
     return line.decode().rstrip("\n")
 
@@ -302,7 +301,7 @@ class Lab:
         for namespace in NAMESPACES:
             subprocess.run(["ip", "netns", "add", self.name_of(namespace)], check=True)
         environment = dict(self.environment, BIN=str(self.bin_dir) if self.bin_dir.is_dir() else "")
-        self.mounts = subprocess.Popen(["nsenter", f"--net={self.path_of('laptop')}", "unshare", "--mount", "sh", "-c", MOUNTS],
+        self.mounts = subprocess.Popen(["nsenter", f"--net={self.path_of('laptop')}", "unshare", "--mount", "--propagation=private", "sh", "-c", MOUNTS],
                                        stdout=subprocess.PIPE, bufsize=0, env=environment)
         self.processes.append(self.mounts)
         read_line(self.mounts)

@@ -141,7 +141,7 @@ TEST(ParseConfig, TakesTheLimitsOfARangeAndNothingBeyond) {
     };
     for (const char* good :
          {"table: 1", "table: 252", "table: 256", "table: 4294967295", "table: 0x1eba", "preference: 3",
-          "preference: 32765", "mark: 1", "mark: 0xffffffff", "mark: \"1/1\"", "mark: 4294967295"}) {
+          "preference: 32764", "mark: 1", "mark: 0xffffffff", "mark: \"1/1\"", "mark: 4294967295"}) {
         EXPECT_TRUE(accepts(good)) << good;
     }
     for (const char* bad : {"table: 0",          "table: 253",          "table: 254",
