@@ -1,8 +1,7 @@
 #include "agent/agent.h"
 
-#include "agent/status.h"
-
 #include <algorithm>
+#include <boost/json/array.hpp>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
@@ -10,20 +9,13 @@ namespace novpn {
 
 namespace {
 
-Scope scope_of(const Config& config, const std::string& cgroup_root) {
-    Scope scope;
+Scope scope_of(const Config& config, const std::string& cgroup_root, Depth depth) {
+    Scope scope{.nft = depth != Depth::routing, .strays = depth == Depth::everything};
+    if (scope.strays) scope.cgroup_root = cgroup_root;
     for (const ClassConfig& c : config.classes) {
         scope.tables.push_back(c.table);
         scope.cgroups.push_back(cgroup_of(c, cgroup_root));
     }
-    return scope;
-}
-
-/// Everything of ours that a former run may have left, wherever it is.
-Scope scope_of_start(const Config& config, const std::string& cgroup_root) {
-    Scope scope = scope_of(config, cgroup_root);
-    scope.strays = true;
-    scope.cgroup_root = cgroup_root;
     return scope;
 }
 
@@ -38,8 +30,8 @@ std::string first_line(std::string text) {
 }
 
 struct Applied {
-    std::size_t operations = 0;
-    std::optional<Error> failure; ///< the first
+    std::vector<std::string> operations; ///< as their text
+    std::optional<Error> failure;        ///< the first
 };
 
 /// Applies in order. Stops at a failure, since what follows leans on what came before; `to_the_end`: on the way out.
@@ -50,8 +42,8 @@ Applied apply_all(Kernel& kernel, const Plan& plan, const Observed& observed, st
         std::string text = first_line(to_string(operation, observed));
         auto done = kernel.apply(operation);
         if (done) {
-            ++applied.operations;
             spdlog::info("{}: {}", cause, text);
+            applied.operations.push_back(std::move(text));
             continue;
         }
         spdlog::warn("{}: {}: {}", cause, text, to_string(done.error()));
@@ -79,50 +71,77 @@ Agent::Agent(Kernel& kernel, Config config, AgentSetup setup)
     , config_(std::move(config))
     , setup_(std::move(setup)) {}
 
-Scope Agent::scope() const { return scope_of(config_, setup_.cgroup_root); }
+Scope Agent::scope(Depth depth) const { return scope_of(config_, setup_.cgroup_root, depth); }
 
-Pass Agent::reconcile(std::string_view cause, Clock::time_point since, bool nft_changed) {
+Config Agent::config_now() const {
+    Config config = config_;
+    for (ClassConfig& c : config.classes)
+        if (auto found = switches_.find(c.name); found != switches_.end()) c.enabled = found->second.enabled;
+    return config;
+}
+
+Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth depth) {
     Pass pass;
     if (released_) return pass;
-    Scope where = scope();
-    where.nft = nft_changed || incomplete_;
+    std::erase_if(switches_, [&](const auto& s) { return s.second.until && *s.second.until <= since; });
 
-    auto observed = kernel_.observe(where);
+    auto observed = kernel_.observe(scope(incomplete_ ? std::max(depth, Depth::nft) : depth));
     if (!observed) {
         pass.failure = observed.error();
         return pass;
     }
-    Desired desired = decide(*observed, config_, memory_, setup_.cgroup_root);
+    Desired desired = decide(*observed, config_now(), memory_, setup_.cgroup_root);
     Plan plan = diff(*observed, desired);
 
     bool repair = !plan.empty() && !incomplete_ && same_steering(*desired_, desired);
     if (repair && (pass.wait = repair_budget_.take(since))) return pass;
+    Plan ends = sockets_to_end(desired);
+    plan.insert(plan.end(), ends.begin(), ends.end());
+
     report_decision(desired, cause);
     Applied applied = apply_all(kernel_, plan, *observed, cause);
-    pass.operations = applied.operations;
+    pass.operations = applied.operations.size();
     pass.failure = applied.failure;
     if (repair) ++repairs_;
     incomplete_ = pass.failure.has_value();
     memory_ = desired.memory;
+    bool news = !desired_ || desired_->takeovers != desired.takeovers || desired_->uplinks != desired.uplinks;
     desired_ = std::move(desired);
     if (pass.operations) last_reaction_ = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since);
+    if (pass.operations || news) publish(cause, applied.operations);
     return pass;
 }
 
 Expected<void> Agent::start() {
-    auto observed = kernel_.observe(scope_of_start(config_, setup_.cgroup_root));
+    auto observed = kernel_.observe(scope(Depth::everything));
     if (!observed) return tl::make_unexpected(observed.error());
     if (auto found = conflicts(*observed, config_); !found.empty())
         return tl::make_unexpected(Error{.doing = "starting", .detail = found.front()});
-    // What a former run with another config left in other tables and cgroups goes with the first plan's deletions.
-    Desired desired = decide(*observed, config_, memory_, setup_.cgroup_root);
-    report_decision(desired, "start");
-    Applied applied = apply_all(kernel_, diff(*observed, desired), *observed, "start");
-    if (applied.failure) return tl::make_unexpected(*applied.failure);
-    memory_ = desired.memory;
-    desired_ = std::move(desired);
-    incomplete_ = false;
+    Pass pass = reconcile("start", Clock::now(), Depth::everything);
+    last_reaction_.reset(); // of a start nobody waits for
+    if (pass.failure) return tl::make_unexpected(*pass.failure);
     return {};
+}
+
+/// Of classes that were on and are not any more: members leave them without moving.
+Plan Agent::sockets_to_end(const Desired& after) {
+    std::set<std::uint64_t> cgroups;
+    for (const auto& [name, before] : desired_ ? desired_->classes : std::map<std::string, ClassDecision>{}) {
+        auto now = after.classes.find(name);
+        bool leaves =
+            before.state != ClassState::off && (now == after.classes.end() || now->second.state == ClassState::off);
+        if (leaves && before.on_leave == OnLeave::end) cgroups.merge(kernel_.cgroup_ids(before.cgroup));
+    }
+    Plan plan;
+    if (cgroups.empty()) return plan;
+    auto sockets = kernel_.sockets();
+    if (!sockets) {
+        spdlog::warn("ending the sockets of a class that is off: {}", to_string(sockets.error()));
+        return plan;
+    }
+    for (const OpenSocket& socket : *sockets)
+        if (cgroups.contains(socket.cgroup_id) && leaves_this_machine(socket)) plan.push_back(EndSocket{socket});
+    return plan;
 }
 
 void Agent::report_decision(const Desired& desired, std::string_view cause) {
@@ -146,7 +165,7 @@ Expected<void> release_everything(Kernel& kernel, const Config& config, const st
     std::optional<Error> failure;
     // Twice: the second look finds what came back while the first plan ran, such as a process forked into a cgroup.
     for (int round = 0; round < 2; ++round) {
-        auto observed = kernel.observe(scope_of_start(config, cgroup_root));
+        auto observed = kernel.observe(scope_of(config, cgroup_root, Depth::everything));
         if (!observed) return tl::make_unexpected(observed.error());
         failure = apply_all(kernel, diff(*observed, Desired{}), *observed, "release", true).failure;
     }
@@ -157,75 +176,35 @@ Expected<void> release_everything(Kernel& kernel, const Config& config, const st
 Expected<void> Agent::reload() {
     if (!setup_.load) return {};
     auto loaded = setup_.load();
+    std::string reason;
     if (!loaded) {
-        warnings_["config"] = to_string(loaded.error());
-        spdlog::error("config not changed: {}", to_string(loaded.error()));
-        return tl::make_unexpected(Error{.doing = "reloading", .detail = to_string(loaded.error())});
+        reason = to_string(loaded.error());
+    } else {
+        auto observed = kernel_.observe(scope_of(*loaded, setup_.cgroup_root, Depth::routing));
+        if (!observed) return tl::make_unexpected(observed.error());
+        if (auto found = conflicts(*observed, *loaded); !found.empty()) reason = found.front();
     }
-    Scope where = scope_of(*loaded, setup_.cgroup_root);
-    where.nft = false;
-    auto observed = kernel_.observe(where);
-    if (!observed) return tl::make_unexpected(observed.error());
-    if (auto found = conflicts(*observed, *loaded); !found.empty()) {
-        warnings_["config"] = found.front();
-        return tl::make_unexpected(Error{.doing = "reloading", .detail = found.front()});
+    if (!reason.empty()) {
+        warnings_["config"] = reason;
+        spdlog::error("config not changed: {}", reason);
+        return tl::make_unexpected(Error{.doing = "reloading", .detail = reason});
     }
     warnings_.erase("config");
     config_ = std::move(*loaded);
-    Pass pass = reconcile("reload", Clock::now(), true);
+    Pass pass = reconcile("reload", Clock::now(), Depth::everything);
     if (pass.failure) return tl::make_unexpected(*pass.failure);
     return {};
 }
 
-boost::json::object Agent::status(const Caller& caller) {
-    StatusFacts facts{.config = config_,
-                      .cgroup_root = setup_.cgroup_root,
-                      .repairs = repairs_,
-                      .last_reaction = last_reaction_,
-                      .warnings = warnings_};
-    if (auto observed = kernel_.observe(scope())) {
-        facts.observed = std::move(*observed);
-        facts.desired = decide(facts.observed, config_, memory_, setup_.cgroup_root);
-        if (!diff(facts.observed, *facts.desired).empty())
-            facts.warnings["pending"] =
-                "the kernel is not yet as it should be; run 'novpn plan' to see what is missing";
-    } else {
-        facts.warnings["look"] = to_string(observed.error());
-    }
-    if (auto packets = kernel_.packets()) facts.packets = std::move(*packets);
-    for (const ClassConfig& c : config_.classes)
-        facts.processes[c.name] = visible_processes(kernel_.processes(cgroup_of(c, setup_.cgroup_root)), caller);
-    return to_status(facts);
+void Agent::publish(std::string_view cause, const std::vector<std::string>& operations) {
+    if (!subscriber_) return;
+    boost::json::array list;
+    for (const std::string& operation : operations) list.emplace_back(operation);
+    boost::json::object event{
+        {"cause", cause}, {"operations", std::move(list)}, {"summary", summary(*desired_, config_)}};
+    event["reaction_us"] = operations.empty() || !last_reaction_ ? boost::json::value(nullptr)
+                                                                 : boost::json::value(last_reaction_->count());
+    subscriber_(event);
 }
-
-Expected<std::vector<std::string>> Agent::plan() {
-    auto observed = kernel_.observe(scope());
-    if (!observed) return tl::make_unexpected(observed.error());
-    std::vector<std::string> text;
-    for (const Operation& operation : diff(*observed, decide(*observed, config_, memory_, setup_.cgroup_root)))
-        text.push_back(to_string(operation, *observed));
-    return text;
-}
-
-bool Agent::has_class(const std::string& name) const {
-    return std::ranges::find(config_.classes, name, &ClassConfig::name) != config_.classes.end();
-}
-
-bool Agent::is_steered(const std::string& name) const { return desired_ && desired_->classes.contains(name); }
-
-Expected<void> Agent::place(const std::string& class_name, pid_t pid) {
-    // CMD starts after this: what steers its cgroup is looked at now, not remembered.
-    Pass pass = reconcile("place", Clock::now(), true);
-    if (pass.failure) return tl::make_unexpected(*pass.failure);
-    auto found = std::ranges::find(config_.classes, class_name, &ClassConfig::name);
-    if (found == config_.classes.end()) return system_error(ENOENT, "placing in class " + class_name);
-    return kernel_.place(cgroup_of(*found, setup_.cgroup_root), pid);
-}
-
-void Agent::stop() {
-    if (setup_.on_stop) setup_.on_stop();
-}
-
-void Agent::warn(const std::string& text) { spdlog::warn("control: {}", text); }
 
 } // namespace novpn

@@ -1,16 +1,25 @@
 // The agent: looks at the kernel, decides, and applies the difference; and answers control. One thread; knows nothing
-// of sockets, signals or timers: those are watch.h, which says when to look.
+// of sockets, signals or timers: those are watch.h, which says when to look. The loop is agent.cpp, the answers to
+// control are agent_service.cpp.
 #pragma once
 
 #include "agent/kernel.h"
 #include "agent/service.h"
 #include "agent/settle.h"
+#include "agent/status.h"
 #include "config/load.h"
 
 #include <functional>
 #include <string_view>
 
 namespace novpn {
+
+/// How much of the kernel a pass looks at.
+enum class Depth {
+    routing,   ///< links, addresses, routes, rules; nft as it was at the last look
+    nft,       ///< and nft: somebody else may have changed it
+    everything ///< and what another config or a crash may have left anywhere
+};
 
 /// What one pass through look, decide, diff, apply did.
 struct Pass {
@@ -19,11 +28,12 @@ struct Pass {
     std::optional<Clock::duration> wait; ///< repairs are too frequent: repeat the pass after this
 };
 
-/// What the agent is, besides its kernel and config.
+/// What the agent is given, besides its kernel and config. A function that is not given is not called.
 struct AgentSetup {
-    std::string cgroup_root;                                           ///< "novpn-4026531840"
-    std::function<tl::expected<Config, ConfigError>()> load = nullptr; ///< for reload; none: the built-in default
-    std::function<void()> on_stop = nullptr;                           ///< ends the loop
+    std::string cgroup_root;                                 ///< "novpn-4026531840"
+    std::function<tl::expected<Config, ConfigError>()> load; ///< for reload
+    std::function<void(Clock::time_point)> wake_at;          ///< asks for a pass then
+    std::function<void()> on_stop;                           ///< ends the loop
 };
 
 /// Repairs of what someone else removed: a burst, then one a second (a rival that does the same would win nothing).
@@ -43,35 +53,53 @@ class Agent : public Service {
 
     /// The first pass. Refuses numbers that somebody else uses. Writes nothing when a former run left all in place.
     Expected<void> start();
-    /// One pass. `nft_changed`: the nft table may have been changed by somebody else. The reaction is measured from
-    /// `since`, when the notification was read.
-    Pass reconcile(std::string_view cause, Clock::time_point since, bool nft_changed);
+    /// One pass. The reaction is measured from `since`, when the notification was read.
+    Pass reconcile(std::string_view cause, Clock::time_point since, Depth depth);
     /// Takes everything of ours out of the kernel, marking first, backstop last. Goes on where one thing fails.
     Expected<void> release();
     bool released() const { return released_; }
     /// Of the last pass; nothing before the first.
     const std::optional<Desired>& desired() const { return desired_; }
-    /// Re-reads the config; a bad one changes nothing.
-    Expected<void> reload();
 
     boost::json::object status(const Caller& caller) override;
     Expected<std::vector<std::string>> plan() override;
     bool has_class(const std::string& name) const override;
     bool is_steered(const std::string& name) const override;
     Allow allow() const override { return config_.allow; }
-    Expected<void> place(const std::string& class_name, pid_t pid) override;
+    Expected<Placed> place(const std::string& class_name, pid_t pid) override;
+    Expected<Released> release(pid_t pid) override;
+    std::optional<std::string> class_of(pid_t pid) override;
+    Expected<void> set_enabled(const std::string& class_name, bool enabled,
+                               std::optional<std::chrono::seconds> for_how_long) override;
+    Expected<void> reload() override;
+    Expected<boost::json::object> explain(const address& destination, const std::string& class_name) override;
+    std::string metrics() override;
+    void on_event(Subscriber subscriber) override { subscriber_ = std::move(subscriber); }
     Expected<void> down() override { return release(); }
     void stop() override;
     void warn(const std::string& text) override;
 
   private:
-    Scope scope() const;
+    /// `novpn off` and `on`: stands above the config until `until`.
+    struct Switch {
+        bool enabled = false;
+        std::optional<Clock::time_point> until;
+    };
+
+    Config config_now() const; ///< with the switches applied
+    Scope scope(Depth depth) const;
+    Plan sockets_to_end(const Desired& after);
     void report_decision(const Desired& desired, std::string_view cause);
+    void publish(std::string_view cause, const std::vector<std::string>& operations);
+    StatusFacts facts();
+    std::optional<std::string> find_astray(const StatusFacts& facts);
+    const ClassConfig* find_class(const std::string& name) const;
 
     Kernel& kernel_;
     Config config_;
     AgentSetup setup_;
     Memory memory_;
+    std::map<std::string, Switch> switches_;
     std::optional<Desired> desired_; ///< of the last pass
     bool incomplete_ = true;         ///< the last pass did not make the kernel what is desired
     bool released_ = false;
@@ -79,6 +107,7 @@ class Agent : public Service {
     std::uint64_t repairs_ = 0;
     std::optional<std::chrono::microseconds> last_reaction_;
     std::map<std::string, std::string> warnings_; ///< code → text, until the cause is gone
+    Subscriber subscriber_;
 };
 
 /// Takes everything of ours out of the kernel: Agent::release() without an agent.

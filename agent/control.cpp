@@ -37,16 +37,14 @@ constexpr auto kUse = asio::as_tuple(asio::use_awaitable);
 struct Control::State {
     State(asio::io_context& loop, Service& agent, ControlLimits bounds, Accounts::Lookup lookup, std::string where)
         : io(loop)
-        , service(agent)
         , limits(bounds)
-        , accounts(loop, std::move(lookup))
+        , serving(loop, agent, std::move(lookup))
         , path(std::move(where))
         , listener(loop) {}
 
     asio::io_context& io;
-    Service& service;
     const ControlLimits limits;
-    Accounts accounts;
+    Serving serving;
     const std::string path;
     asio::posix::stream_descriptor listener;
     std::map<uid_t, std::size_t> connections_of;
@@ -79,6 +77,9 @@ struct Control::Connection {
         close();
         co_return false;
     }
+
+    /// Returns when the client has closed, or this side has. What it may still send stays in the kernel, unread.
+    asio::awaitable<void> gone() { co_await socket.async_wait(asio::socket_base::wait_error, kUse); }
 
     void close() {
         boost::system::error_code ignored; // The descriptor is gone after close(2), whatever it says.
@@ -149,6 +150,12 @@ Expected<Control> Control::listen(asio::io_context& io, Service& service, const 
     auto state = std::make_shared<State>(io, service, limits, std::move(lookup), path);
     state->listener.assign(fd->release());
     spawn(io, accept(state));
+    service.on_event([listening = std::weak_ptr<State>(state)](const boost::json::object& event) {
+        const auto there = listening.lock();
+        if (!there) return;
+        there->serving.statuses.forget();
+        there->serving.events.add(event);
+    });
     return Control(std::move(state));
 }
 
@@ -163,7 +170,7 @@ Control::~Control() {
     boost::system::error_code ignored;
     state_->listener.close(ignored);
     for (Connection* connection : state_->connections) connection->close();
-    state_->accounts.close();
+    state_->serving.accounts.close();
 }
 
 asio::awaitable<void> Control::accept(std::shared_ptr<State> state) {
@@ -208,12 +215,13 @@ asio::awaitable<void> Control::serve(std::unique_ptr<Connection> connection) {
     varlink::Messages messages(varlink::kMaxCallSize);
     std::array<char, 4096> chunk;
     const Exchange::Send send = [&](std::string message) { return connection->send(std::move(message)); };
+    const Exchange::Gone gone = [&] { return connection->gone(); };
     while (!state.closed && connection->socket.is_open()) {
         if (const auto message = messages.next()) {
             auto call = varlink::parse_call(*message);
             if (!call) co_return;
             const bool oneway = call->oneway;
-            Exchange exchange(state.service, state.accounts, connection->peer, std::move(*call), send);
+            Exchange exchange(state.serving, connection->peer, std::move(*call), send, gone);
             co_await answer(exchange);
             // A row of calls without replies would otherwise never let others have the loop.
             if (oneway) co_await asio::post(state.io, asio::use_awaitable);

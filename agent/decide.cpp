@@ -92,44 +92,72 @@ void add_rules(std::vector<Rule>& rules, Family family, const ClassConfig& c) {
     rules.push_back(lookup);
 }
 
-void add_class(Desired& desired, const ClassConfig& c, const Observed& observed, const Config& config,
-               const std::string& cgroup_root) {
-    ClassMarking marking{.name = c.name,
-                         .mark = c.mark,
-                         .dns_by_vpn = c.dns == Dns::vpn,
-                         .guarded = c.when_no_uplink == WhenNoUplink::block,
-                         .cgroups = {cgroup_of(c, cgroup_root)}};
-    bool has_uplink = false;
+/// `when_no_uplink: tunnel` gives up the backstop and the guard. A class that is bound to a tunnel goes nowhere else.
+bool may_use_tunnel(const ClassConfig& c) { return c.via.empty() && c.when_no_uplink == WhenNoUplink::tunnel; }
+
+std::optional<std::string> displaced_by(const std::vector<Takeover>& takeovers) {
+    return takeovers.empty() ? std::nullopt : std::optional(takeovers.front().link_name);
+}
+
+Selection way_out(const ClassConfig& c, Family family, const Desired& desired, const Observed& observed,
+                  const Config& config, const Memory& memory) {
+    if (!c.via.empty()) return select_tunnel(family, c.via, observed, config);
+    UplinkQuery query{.family = family, .only = c.uplink, .table = c.table};
+    return select_uplink(query, observed, config, memory, displaced_by(desired.takeovers.at(family)));
+}
+
+/// Its table and the rules that lead there: for a class that is on, and for one whose open flows may go on.
+void add_steering(Desired& desired, ClassMarking& marking, const ClassConfig& c, const ClassDecision& decision,
+                  const Observed& observed, const Config& config) {
     for (Family family : kFamilies) {
-        const auto& uplink = desired.uplinks[family].uplink;
-        if (c.when_no_uplink == WhenNoUplink::block) desired.routes.push_back(backstop(family, c.table));
-        auto copies = copied_routes(family, c.table, uplink, observed, config);
+        const auto& way_out = decision.ways_out.at(family).uplink;
+        if (!may_use_tunnel(c)) desired.routes.push_back(backstop(family, c.table));
+        auto copies = copied_routes(family, c.table, way_out, observed, config);
         for (const Route& route : copies) marking.links.insert(route.link);
         desired.routes.insert(desired.routes.end(), copies.begin(), copies.end());
-        if (uplink) {
-            has_uplink = true;
-            desired.routes.push_back(default_route(*uplink, c.table));
-            marking.links.insert(uplink->link);
+        if (way_out) {
+            desired.routes.push_back(default_route(*way_out, c.table));
+            marking.links.insert(way_out->link);
         }
         add_rules(desired.rules, family, c);
     }
-    desired.cgroups.push_back(cgroup_of(c, cgroup_root));
+}
+
+ClassState state_of(const ClassConfig& c, const ClassDecision& decision) {
+    if (!c.enabled) return ClassState::off;
+    bool has_way_out =
+        std::ranges::any_of(decision.ways_out, [](const auto& way) { return way.second.uplink.has_value(); });
+    if (has_way_out) return ClassState::steering;
+    return may_use_tunnel(c) ? ClassState::tunnel : ClassState::blocked;
+}
+
+void add_class(Desired& desired, const ClassConfig& c, const Observed& observed, const Config& config,
+               const Memory& memory, const std::string& cgroup_root) {
+    ClassDecision decision{.on_leave = c.on_leave, .cgroup = cgroup_of(c, cgroup_root)};
+    for (Family family : kFamilies) decision.ways_out[family] = way_out(c, family, desired, observed, config, memory);
+    for (const auto& [family, selection] : decision.ways_out)
+        if (selection.remembered) desired.memory.uplinks[{c.uplink, family}] = *selection.remembered;
+    decision.state = state_of(c, decision);
+
+    ClassMarking marking{
+        .name = c.name, .mark = c.mark, .dns_by_vpn = c.dns == Dns::vpn, .guarded = !may_use_tunnel(c)};
+    // A class that is off marks no new flow. Flows that it had marked go on where `on_leave` lets them; where it ends
+    // them, the guard drops and counts what the end of the sockets left over.
+    if (c.enabled) marking.cgroups = {decision.cgroup};
+    if (c.enabled || c.on_leave == OnLeave::keep) add_steering(desired, marking, c, decision, observed, config);
+    desired.cgroups.push_back(decision.cgroup);
     desired.nft.classes.push_back(std::move(marking));
-    desired.classes[c.name] = has_uplink                                ? ClassState::steering
-                              : c.when_no_uplink == WhenNoUplink::block ? ClassState::blocked
-                                                                        : ClassState::tunnel;
+    desired.classes[c.name] = std::move(decision);
 }
 
 } // namespace
 
 std::string to_string(ClassState state) {
     switch (state) {
-    case ClassState::steering:
-        return "steering";
-    case ClassState::blocked:
-        return "blocked";
-    case ClassState::tunnel:
-        return "tunnel";
+    case ClassState::steering: return "steering";
+    case ClassState::blocked: return "blocked";
+    case ClassState::tunnel: return "tunnel";
+    case ClassState::off: return "off";
     }
     return {};
 }
@@ -142,14 +170,13 @@ Desired decide(const Observed& observed, const Config& config, const Memory& mem
     Desired desired;
     for (Family family : kFamilies) {
         auto takeovers = find_takeovers(family, observed, config);
-        std::optional<std::string> displaced_by;
-        if (!takeovers.empty()) displaced_by = takeovers.front().link_name;
-        Selection selection = select_uplink(family, observed, config, memory, displaced_by);
-        if (selection.remembered) desired.memory.uplinks[family] = *selection.remembered;
+        UplinkQuery query{.family = family, .table = config.classes.front().table};
+        Selection selection = select_uplink(query, observed, config, memory, displaced_by(takeovers));
+        if (selection.remembered) desired.memory.uplinks[{query.only, family}] = *selection.remembered;
         desired.uplinks[family] = std::move(selection);
         desired.takeovers[family] = std::move(takeovers);
     }
-    for (const ClassConfig& c : config.classes) add_class(desired, c, observed, config, cgroup_root);
+    for (const ClassConfig& c : config.classes) add_class(desired, c, observed, config, memory, cgroup_root);
     return desired;
 }
 

@@ -14,13 +14,21 @@ inline constexpr std::uint32_t kBackstopMetric = 4294967295;
 /// Routes copied from main into a class's table, at most.
 inline constexpr std::size_t kMaxCopiedRoutes = 4096;
 
-enum class ClassState { steering, blocked, tunnel };
+enum class ClassState { steering, blocked, tunnel, off };
 std::string to_string(ClassState state); ///< the word of `status`
 
+struct ClassDecision {
+    ClassState state = ClassState::off;
+    OnLeave on_leave = OnLeave::end; ///< also when the config no longer has the class
+    std::string cgroup;
+    std::map<Family, Selection> ways_out; ///< its uplinks, or its tunnel; empty when it is off
+    bool operator==(const ClassDecision&) const = default;
+};
+
 struct Desired {
-    std::map<Family, Selection> uplinks;
+    std::map<Family, Selection> uplinks; ///< of a class that asks for none in particular
     std::map<Family, std::vector<Takeover>> takeovers;
-    std::map<std::string, ClassState> classes;
+    std::map<std::string, ClassDecision> classes;
 
     // Steering, as the kernel should have it.
     std::vector<Route> routes; ///< of the classes' tables, all with our protocol

@@ -16,11 +16,19 @@ class Kernel {
     /// One rtnetlink request, nft batch or file write. What is already so is done.
     virtual Expected<void> apply(const Operation& operation) = 0;
 
+    /// ip route get DESTINATION [mark M] fibmatch
+    virtual Expected<Lookup> lookup(const address& destination, std::optional<Mark> mark) = 0;
     /// Packets of each class since its structure was made, by class name.
     virtual Expected<std::map<std::string, PacketCounts>> packets() = 0;
-    /// Moves a whole process into a cgroup of ours. no_such_process: it is gone.
+    /// Open sockets of this network namespace.
+    virtual Expected<std::vector<OpenSocket>> sockets() = 0;
+    /// Ids of a cgroup and of all below it: members may make cgroups of their own. Empty when it does not exist.
+    virtual std::set<std::uint64_t> cgroup_ids(const std::string& cgroup) = 0;
+    /// Path of the cgroup that the process is in; none when it is gone.
+    virtual std::optional<std::string> cgroup_of(pid_t pid) = 0;
+    /// Moves a whole process into a cgroup; empty: the root of the tree. no_such_process: it is gone.
     virtual Expected<void> place(const std::string& cgroup, pid_t pid) = 0;
-    /// Processes directly in a cgroup of ours; empty when it does not exist.
+    /// Processes in a cgroup of ours and below it; empty when it does not exist.
     virtual std::vector<pid_t> processes(const std::string& cgroup) = 0;
 };
 

@@ -104,6 +104,37 @@ Expected<void> LinuxKernel::replace_nft(const NftTable& table) {
     return nft_.replace(table, members);
 }
 
+Expected<SocketDiag*> LinuxKernel::socket_diag() {
+    if (!socket_diag_) {
+        auto opened = SocketDiag::open();
+        if (!opened) return tl::make_unexpected(opened.error());
+        socket_diag_ = std::move(*opened);
+    }
+    return &*socket_diag_;
+}
+
+Expected<std::vector<OpenSocket>> LinuxKernel::sockets() {
+    auto diag = socket_diag();
+    if (!diag) return tl::make_unexpected(diag.error());
+    return (*diag)->sockets();
+}
+
+std::set<std::uint64_t> LinuxKernel::cgroup_ids(const std::string& cgroup) {
+    std::set<std::uint64_t> ids;
+    if (auto id = cgroups_.id(cgroup)) ids.insert(*id);
+    for (const std::string& child : cgroups_.children(cgroup)) ids.merge(cgroup_ids(child));
+    return ids;
+}
+
+std::vector<pid_t> LinuxKernel::processes(const std::string& cgroup) {
+    std::vector<pid_t> pids = cgroups_.processes(cgroup);
+    for (const std::string& child : cgroups_.children(cgroup)) {
+        auto below = processes(child);
+        pids.insert(pids.end(), below.begin(), below.end());
+    }
+    return pids;
+}
+
 Expected<void> LinuxKernel::apply(const Operation& operation) {
     struct Apply {
         LinuxKernel& kernel;
@@ -126,6 +157,10 @@ Expected<void> LinuxKernel::apply(const Operation& operation) {
         Expected<void> operator()(const RemoveMember& op) { return kernel.nft_.remove(op.member); }
         Expected<void> operator()(const AddLink& op) { return kernel.nft_.add(op.element); }
         Expected<void> operator()(const RemoveLink& op) { return kernel.nft_.remove(op.element); }
+        Expected<void> operator()(const EndSocket& op) {
+            auto diag = kernel.socket_diag();
+            return diag ? (*diag)->end(op.socket) : tl::make_unexpected(diag.error());
+        }
     };
     return std::visit(Apply{*this}, operation);
 }

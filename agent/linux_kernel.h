@@ -4,6 +4,7 @@
 
 #include "agent/kernel.h"
 #include "netlink/rtnetlink.h"
+#include "netlink/sockets.h"
 #include "rules/cgroup.h"
 #include "rules/nft.h"
 
@@ -16,9 +17,15 @@ class LinuxKernel : public Kernel {
 
     Expected<Observed> observe(const Scope& scope) override;
     Expected<void> apply(const Operation& operation) override;
+    Expected<Lookup> lookup(const address& destination, std::optional<Mark> mark) override {
+        return routing_.lookup(destination, mark);
+    }
     Expected<std::map<std::string, PacketCounts>> packets() override { return nft_.counters(); }
+    Expected<std::vector<OpenSocket>> sockets() override;
+    std::set<std::uint64_t> cgroup_ids(const std::string& cgroup) override;
+    std::optional<std::string> cgroup_of(pid_t pid) override { return CgroupTree::of(pid); }
     Expected<void> place(const std::string& cgroup, pid_t pid) override { return cgroups_.move(cgroup, pid); }
-    std::vector<pid_t> processes(const std::string& cgroup) override { return cgroups_.processes(cgroup); }
+    std::vector<pid_t> processes(const std::string& cgroup) override;
 
     /// Whether the kernel has every nft expression that steering uses. A table of ours that is there proves it.
     Expected<void> probe();
@@ -29,12 +36,14 @@ class LinuxKernel : public Kernel {
   private:
     LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups);
     Expected<MemberElement> element(const std::string& class_name, const std::string& cgroup) const;
+    Expected<SocketDiag*> socket_diag();
     Expected<void> replace_nft(const NftTable& table);
 
     RouteSocket routing_;
     Nft nft_;
     CgroupTree cgroups_;
-    ObservedNft last_nft_; ///< of the last look with Scope::nft
+    std::optional<SocketDiag> socket_diag_; ///< opened when it is first needed
+    ObservedNft last_nft_;                  ///< of the last look with Scope::nft
 };
 
 } // namespace novpn

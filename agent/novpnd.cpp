@@ -45,11 +45,25 @@ Expected<void> make_runtime_dir(const std::string& path) {
     return {};
 }
 
+spdlog::level::level_enum to_spdlog(LogLevel level) {
+    switch (level) {
+    case LogLevel::error: return spdlog::level::err;
+    case LogLevel::warning: return spdlog::level::warn;
+    case LogLevel::info: return spdlog::level::info;
+    case LogLevel::debug: return spdlog::level::debug;
+    }
+    return spdlog::level::info;
+}
+
 enum class Ending { release, leave };
 
 /// Runs until told to stop. Everything that can be refused is refused before the kernel is changed.
 Expected<void> run(const Options& options) {
-    auto load = [file = options.config] { return load_config_or_default(file); };
+    auto load = [file = options.config] {
+        auto loaded = load_config_or_default(file);
+        if (loaded) spdlog::set_level(to_spdlog(loaded->log_level));
+        return loaded;
+    };
     auto config = load();
     if (!config) return tl::make_unexpected(Error{.doing = to_string(config.error())});
     auto kernel = LinuxKernel::open();
@@ -63,9 +77,15 @@ Expected<void> run(const Options& options) {
 
     boost::asio::io_context io(1);
     Ending ending = Ending::leave;
-    Agent agent(*kernel, *config, {.cgroup_root = *cgroup_root, .load = load, .on_stop = [&] { io.stop(); }});
-    auto watch = Watch::open(io, agent, *kernel);
-    if (!watch) return tl::make_unexpected(watch.error());
+    std::unique_ptr<Watch> watch; // outlives the agent, which asks it for passes
+    Agent agent(*kernel, *config,
+                {.cgroup_root = *cgroup_root,
+                 .load = load,
+                 .wake_at = [&](Clock::time_point when) { watch->wake_at(when); },
+                 .on_stop = [&] { io.stop(); }});
+    auto opened = Watch::open(io, agent, *kernel);
+    if (!opened) return tl::make_unexpected(opened.error());
+    watch = std::move(*opened);
     auto control = Control::listen(io, agent, options.runtime_dir);
     if (!control) return tl::make_unexpected(control.error());
 
@@ -78,7 +98,7 @@ Expected<void> run(const Options& options) {
         ending = how;
         io.stop();
     };
-    (*watch)->start([&] { end(Ending::release); }, [&] { end(Ending::leave); });
+    watch->start([&] { end(Ending::release); }, [&] { end(Ending::leave); });
     tell_systemd("READY=1");
     io.run();
 

@@ -27,8 +27,8 @@ struct Scope {
     std::vector<TableId> tables;      ///< the classes' tables; those that our rules name are looked at as well
     std::vector<std::string> cgroups; ///< the classes' cgroups
     bool nft = true;                  ///< false: nothing said that nft changed, the last look still holds
-    bool strays = false;              ///< also routes of ours in any other table, as a crash may leave them,
-    std::string cgroup_root;          ///< and every cgroup right below this one; empty: none
+    bool strays = false;              ///< also what another config or a crash may have left: routes of ours in any
+    std::string cgroup_root;          ///< table, and with this every cgroup right below it
 };
 
 /// Destinations that stand for "the internet": one in the middle of each eighth of the IPv4 unicast space, so that a

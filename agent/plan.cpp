@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <netinet/in.h>
 
 namespace novpn {
 
@@ -22,12 +23,9 @@ int route_rank(const Route& route) {
 /// Rules are added in this order: the way around the lookup (a target, then the jumps to it) before the lookup.
 int rule_rank(const Rule& rule) {
     switch (rule.action) {
-    case RuleAction::nop:
-        return 0;
-    case RuleAction::goto_:
-        return 1;
-    default:
-        return 2;
+    case RuleAction::nop: return 0;
+    case RuleAction::goto_: return 1;
+    default: return 2;
     }
 }
 
@@ -40,8 +38,14 @@ Route comparable(Route route) {
 struct RouteChanges {
     std::vector<Route> to_delete_first; ///< IPv6: the kernel would keep the old one beside the new
     std::vector<Route> to_replace;
-    std::vector<Route> to_delete;
+    std::vector<Route> stale;     ///< beside what is desired in its table
+    std::vector<Route> to_delete; ///< of tables that no desired rule leads to
 };
+
+bool leads_to(const Desired& desired, TableId table) {
+    return std::ranges::any_of(
+        desired.rules, [&](const Rule& rule) { return rule.action == RuleAction::to_table && rule.table == table; });
+}
 
 RouteChanges route_changes(const Observed& observed, const Desired& desired) {
     std::map<RouteKey, Route> ours;
@@ -49,7 +53,7 @@ RouteChanges route_changes(const Observed& observed, const Desired& desired) {
     for (const Route& route : observed.routes) {
         if (route.protocol != kNovpnProtocol || route.table == kMainTable) continue;
         auto [_, is_new] = ours.emplace(key(route), comparable(route));
-        if (!is_new) changes.to_delete.push_back(route);
+        if (!is_new) changes.stale.push_back(route);
     }
     for (const Route& route : desired.routes) {
         auto found = ours.find(key(route));
@@ -64,15 +68,21 @@ RouteChanges route_changes(const Observed& observed, const Desired& desired) {
         }
         ours.erase(found);
     }
-    for (auto& [_, route] : ours) changes.to_delete.push_back(route);
+    for (auto& [_, route] : ours) changes.stale.push_back(route);
+    auto unwanted = std::ranges::stable_partition(changes.stale,
+                                                  [&](const Route& route) { return leads_to(desired, route.table); });
+    changes.to_delete.assign(unwanted.begin(), unwanted.end());
+    changes.stale.erase(unwanted.begin(), unwanted.end());
     std::ranges::stable_sort(changes.to_replace, {}, route_rank);
+    std::ranges::stable_sort(changes.stale, std::greater{}, route_rank);
     std::ranges::stable_sort(changes.to_delete, std::greater{}, route_rank);
     return changes;
 }
 
 struct RuleChanges {
     std::vector<Rule> to_add;
-    std::vector<Rule> to_delete;
+    std::vector<Rule> stale;     ///< for a mark that a desired rule of the family has
+    std::vector<Rule> to_delete; ///< the others, which may be what the marking of another config leans on
 };
 
 RuleChanges rule_changes(const Observed& observed, const Desired& desired) {
@@ -87,6 +97,14 @@ RuleChanges rule_changes(const Observed& observed, const Desired& desired) {
             changes.to_delete.erase(found);
     }
     std::ranges::stable_sort(changes.to_add, {}, rule_rank);
+    auto others = std::ranges::stable_partition(changes.to_delete, [&](const Rule& rule) {
+        return rule.mark && std::ranges::any_of(desired.rules, [&](const Rule& wanted) {
+                   return wanted.family == rule.family && wanted.mark == rule.mark;
+               });
+    });
+    changes.stale.assign(changes.to_delete.begin(), others.begin());
+    changes.to_delete.erase(changes.to_delete.begin(), others.begin());
+    std::ranges::stable_sort(changes.stale, std::greater{}, rule_rank);
     std::ranges::stable_sort(changes.to_delete, std::greater{}, rule_rank);
     return changes;
 }
@@ -149,6 +167,9 @@ Plan diff(const Observed& observed, const Desired& desired) {
     append<DeleteRoute>(plan, routes.to_delete_first);
     append<ReplaceRoute>(plan, routes.to_replace);
     append<AddRule>(plan, rules.to_add);
+    // What a former run left beside may lead into what is a tunnel by now.
+    append<DeleteRule>(plan, rules.stale);
+    append<DeleteRoute>(plan, routes.stale);
     if (wants_nft && !adopts_nft) plan.push_back(ReplaceNft{desired.nft});
     append(plan, elements.members_to_add);
 
@@ -177,7 +198,7 @@ struct Printer {
 
     std::string operator()(const ReplaceRoute& op) const {
         bool beside_others = family_of(op.route) == Family::ipv6 && !is_default(op.route);
-        return fmt::format("{} route {} {}", ip(family_of(op.route)), beside_others ? "add" : "replace",
+        return fmt::format("{} route {} {}", ip(family_of(op.route)), beside_others ? "append" : "replace",
                            to_string(op.route, names));
     }
     std::string operator()(const DeleteRoute& op) const {
@@ -211,6 +232,13 @@ struct Printer {
         return fmt::format("nft delete element inet novpn links_{} {{ {} }}", op.element.class_name,
                            names(op.element.link));
     }
+    std::string operator()(const EndSocket& op) const {
+        const OpenSocket& s = op.socket;
+        std::string text = fmt::format("ss --kill{} src {} sport = {}", s.ip_protocol == IPPROTO_UDP ? " --udp" : "",
+                                       s.local.to_string(), s.local_port);
+        if (s.remote) text += fmt::format(" dst {} dport = {}", s.remote->to_string(), s.remote_port);
+        return text;
+    }
 };
 
 } // namespace
@@ -220,6 +248,7 @@ std::string to_string(const Operation& operation, const Observed& observed) {
 }
 
 bool is_dispensable(const Operation& operation) {
+    if (std::holds_alternative<EndSocket>(operation)) return true;
     const auto* replace = std::get_if<ReplaceRoute>(&operation);
     return replace && !is_default(replace->route);
 }

@@ -4,6 +4,7 @@
 
 #include "agent/decide.h"
 #include "agent/observed.h"
+#include "netlink/sockets.h"
 
 #include <variant>
 
@@ -61,8 +62,14 @@ struct RemoveLink {
     bool operator==(const RemoveLink&) const = default;
 };
 
+/// A member that leaves its class: its flow would go on by a path that is not its any more.
+struct EndSocket {
+    OpenSocket socket;
+    bool operator==(const EndSocket&) const = default;
+};
+
 using Operation = std::variant<ReplaceRoute, DeleteRoute, AddRule, DeleteRule, CreateCgroup, RemoveCgroup, ReplaceNft,
-                               DeleteNft, AddMember, RemoveMember, AddLink, RemoveLink>;
+                               DeleteNft, AddMember, RemoveMember, AddLink, RemoveLink, EndSocket>;
 using Plan = std::vector<Operation>;
 
 /// Empty when everything is as desired. A Desired with nothing in it gives the plan that releases everything of ours.
@@ -71,7 +78,8 @@ Plan diff(const Observed& observed, const Desired& desired);
 /// "ip route replace default via 192.168.10.1 dev wlan0 table 7866 proto 78"
 std::string to_string(const Operation& operation, const Observed& observed);
 
-/// A plan goes on without a copied route that the kernel refuses: the rest of the steering does not lean on it.
+/// A plan goes on without a copied route that the kernel refuses, and without the end of a socket: the rest of the
+/// steering does not lean on them.
 bool is_dispensable(const Operation& operation);
 
 } // namespace novpn

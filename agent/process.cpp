@@ -1,8 +1,11 @@
 #include "agent/process.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <dirent.h>
 #include <fcntl.h>
+#include <memory>
 #include <optional>
 #include <poll.h>
 #include <sys/syscall.h>
@@ -78,6 +81,27 @@ Expected<ProcessStatus> Process::status() const {
     auto status = parse_process_status(text);
     if (!alive()) return gone(pid_);
     return status;
+}
+
+std::vector<std::uint32_t> socket_inodes_of(pid_t pid) {
+    const std::string path = "/proc/" + std::to_string(pid) + "/fd";
+    const std::unique_ptr<DIR, int (*)(DIR*)> files(::opendir(path.c_str()), ::closedir);
+    std::vector<std::uint32_t> inodes;
+    while (const dirent* file = files ? ::readdir(files.get()) : nullptr) {
+        std::array<char, 64> link;
+        const ssize_t size = ::readlinkat(::dirfd(files.get()), file->d_name, link.data(), link.size());
+        if (size < 0) continue; // "." and "..", or closed since
+        std::string_view target(link.data(), static_cast<std::size_t>(size));
+        constexpr std::string_view kSocket = "socket:[";
+        if (!target.starts_with(kSocket)) continue;
+        target.remove_prefix(kSocket.size());
+        std::uint32_t inode = 0;
+        if (std::from_chars(target.begin(), target.end(), inode).ec == std::errc{}) inodes.push_back(inode);
+    }
+    std::ranges::sort(inodes);
+    const auto repeated = std::ranges::unique(inodes); // dup(2)
+    inodes.erase(repeated.begin(), repeated.end());
+    return inodes;
 }
 
 } // namespace novpn

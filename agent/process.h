@@ -5,9 +5,11 @@
 #include "netlink/error.h"
 
 #include <array>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <sys/types.h>
+#include <vector>
 
 namespace novpn {
 
@@ -39,5 +41,10 @@ class Process {
     pid_t pid_;
     UniqueFd pidfd_;
 };
+
+/// Inode numbers of the sockets that a process holds, ascending, as sock_diag(7) tells them too; those that it shares
+/// with others are among them. Empty when it is gone, and without CAP_SYS_PTRACE when it is another user's
+/// (proc_pid_fd(5)). Who holds its pidfd asks alive() after this.
+std::vector<std::uint32_t> socket_inodes_of(pid_t pid);
 
 } // namespace novpn

@@ -5,7 +5,12 @@
 #include "config/config.h"
 #include "netlink/error.h"
 
+#include <boost/asio/ip/address.hpp>
 #include <boost/json/object.hpp>
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <optional>
 #include <string>
 #include <sys/types.h>
 #include <vector>
@@ -20,8 +25,26 @@ struct Caller {
     bool operator==(const Caller&) const = default;
 };
 
+/// What joining a class left as it was.
+struct Placed {
+    std::size_t old_sockets = 0; ///< open sockets of the process, made before: they keep their path
+    bool operator==(const Placed&) const = default;
+};
+
+/// What leaving a class did.
+struct Released {
+    std::string class_name;
+    std::size_t ended = 0; ///< open sockets that were ended
+    std::size_t kept = 0;  ///< open sockets that were left as they are
+    bool operator==(const Released&) const = default;
+};
+
+/// Who may what, checked by control: place and release root, and callers in `allow` for processes of their own;
+/// set_enabled, reload, down root; the rest, which only reads, anyone.
 class Service {
   public:
+    using Subscriber = std::function<void(const boost::json::object& event)>;
+
     virtual ~Service() = default;
 
     /// The object of `novpn status --json`; members as far as `caller` may see them: its own, all of them for root.
@@ -34,7 +57,28 @@ class Service {
     virtual bool is_steered(const std::string& name) const = 0;
     virtual Allow allow() const = 0;
     /// Moves the process; who may and which process it is has been checked. no_such_process: it is gone.
-    virtual Expected<void> place(const std::string& class_name, pid_t pid) = 0;
+    virtual Expected<Placed> place(const std::string& class_name, pid_t pid) = 0;
+    /// Moves the process back to where ordinary ones are. no_such_process: it is gone. invalid_argument: it is in no
+    /// class.
+    virtual Expected<Released> release(pid_t pid) = 0;
+    /// The class whose member this process is; none for an ordinary process and for one that is gone.
+    virtual std::optional<std::string> class_of(pid_t pid) = 0;
+    /// Until the next call, the end of `for_how_long` or the end of the agent; touches no file.
+    virtual Expected<void> set_enabled(const std::string& class_name, bool enabled,
+                                       std::optional<std::chrono::seconds> for_how_long) = 0;
+    /// Re-reads the config. Where that fails nothing has changed, and the detail is its FILE:LINE:COL text.
+    virtual Expected<void> reload() = 0;
+
+    /// The kernel's own answer for a packet to `destination`, of an ordinary process and of a member of the class:
+    /// {destination, class, ordinary: A, member: A}, where A is {route: its `ip route` text or null, link, table,
+    /// rule: its `ip rule` text, preference, owner: which tool's rule it is}; what is not known is null.
+    virtual Expected<boost::json::object> explain(const boost::asio::ip::address& destination,
+                                                  const std::string& class_name) = 0;
+    /// OpenMetrics text, its "# EOF" included.
+    virtual std::string metrics() = 0;
+    /// Called once, by control. The agent calls `subscriber` after each pass that changed something, on its thread:
+    /// {cause, operations: [one ip or nft command each], reaction_us, summary}.
+    virtual void on_event(Subscriber subscriber) = 0;
 
     /// Releases everything; the kernel is clean when it returns. Nothing is put back afterwards.
     virtual Expected<void> down() = 0;

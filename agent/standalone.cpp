@@ -34,6 +34,16 @@ Expected<std::vector<std::string>> plan_without_agent(const std::string& config_
     return agent.plan();
 }
 
+Expected<boost::json::object> explain_without_agent(const boost::asio::ip::address& destination,
+                                                    const std::string& class_name) {
+    auto config = load_config_or_default({});
+    if (!config) return tl::make_unexpected(Error{.doing = to_string(config.error())});
+    auto standalone = open_kernel();
+    if (!standalone) return tl::make_unexpected(standalone.error());
+    Agent agent(standalone->kernel, std::move(*config), {.cgroup_root = standalone->cgroup_root});
+    return agent.explain(destination, class_name);
+}
+
 Expected<void> force_down(const std::string& runtime_dir) {
     auto lock = NamespaceLock::take();
     if (!lock) return tl::make_unexpected(lock.error());

@@ -3,6 +3,8 @@
 
 #include "netlink/error.h"
 
+#include <boost/asio/ip/address.hpp>
+#include <boost/json/object.hpp>
 #include <string>
 #include <vector>
 
@@ -11,6 +13,10 @@ namespace novpn {
 /// What an agent with this config would change now, one ip or nft command each. Changes nothing.
 /// An empty name: the file where novpnd looks by default, and its defaults where there is none.
 Expected<std::vector<std::string>> plan_without_agent(const std::string& config_file);
+
+/// Service::explain() of an agent with the config that novpnd finds by default.
+Expected<boost::json::object> explain_without_agent(const boost::asio::ip::address& destination,
+                                                    const std::string& class_name);
 
 /// Removes all that is ours in this network namespace. device_or_resource_busy: a live agent holds the lock.
 Expected<void> force_down(const std::string& runtime_dir);

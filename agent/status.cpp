@@ -41,17 +41,28 @@ json::object to_json(const Selection& selection, const std::vector<Takeover>& ta
 json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
     PacketCounts packets;
     if (auto found = facts.packets.find(c.name); found != facts.packets.end()) packets = found->second;
-    auto processes = facts.processes.find(c.name);
+    Members members;
+    if (auto found = facts.members.find(c.name); found != facts.members.end()) members = found->second;
+    json::value state = nullptr;
+    json::object uplinks{{"ipv4", nullptr}, {"ipv6", nullptr}};
+    if (facts.desired) {
+        const ClassDecision& decision = facts.desired->classes.at(c.name);
+        state = to_string(decision.state);
+        for (const auto& [family, selection] : decision.ways_out)
+            if (selection.uplink) uplinks[to_string(family)] = selection.uplink->link_name;
+    }
     json::object member{{"cgroup", cgroup_of(c, facts.cgroup_root)},
                         {"selector", "run"},
-                        {"processes", processes == facts.processes.end() ? 0 : processes->second}};
+                        {"processes", members.processes},
+                        {"old_sockets", members.old_sockets}};
     return {
         {"name", c.name},
         {"table", c.table.value},
         {"mark", c.mark.value},
         {"mask", c.mark.mask},
         {"preference", c.preference.value},
-        {"state", facts.desired ? json::value(to_string(facts.desired->classes.at(c.name))) : json::value(nullptr)},
+        {"state", std::move(state)},
+        {"uplinks", std::move(uplinks)},
         {"backend", json::array{"nft"}},
         {"members", json::array{std::move(member)}},
         {"packets", {{"marked", packets.marked}, {"masqueraded", packets.masqueraded}, {"dropped", packets.dropped}}}};
@@ -67,48 +78,64 @@ std::string tunnels(const Desired& desired) {
 }
 
 /// One way out for both families is said once.
-std::string ways_out(const Desired& desired) {
-    std::vector<std::string> parts;
-    const auto& ipv4 = desired.uplinks.at(Family::ipv4).uplink;
-    const auto& ipv6 = desired.uplinks.at(Family::ipv6).uplink;
+std::string ways_out(const ClassDecision& decision) {
+    const auto& ipv4 = decision.ways_out.at(Family::ipv4).uplink;
+    const auto& ipv6 = decision.ways_out.at(Family::ipv6).uplink;
     if (ipv4 && ipv6 && ipv4->link != ipv6->link)
         return fmt::format("{} (IPv4) and {} (IPv6)", ipv4->link_name, ipv6->link_name);
     return ipv4 ? ipv4->link_name : ipv6->link_name;
 }
 
-std::string summary(const StatusFacts& facts) {
+std::string first_line(const StatusFacts& facts) {
     if (!facts.desired) return "The kernel's state cannot be read; see the warnings below.";
-    const Desired& desired = *facts.desired;
-    const std::string& name = facts.config.classes.front().name;
-    std::string vpn = tunnels(desired);
-    switch (desired.classes.at(name)) {
-    case ClassState::blocked:
-        return fmt::format("Class {} is blocked: there is no way out{}. Connect to a network.", name,
-                           vpn.empty() ? "" : " besides the VPN on " + vpn);
-    case ClassState::tunnel:
-        return fmt::format("Class {} goes wherever everything else goes: there is no uplink, and the config says so.",
-                           name);
-    case ClassState::steering:
-        break;
-    }
-    if (vpn.empty())
-        return fmt::format("No VPN has taken over; class {} leaves by {} like everything else.", name,
-                           ways_out(desired));
-    return fmt::format("Class {} leaves by {}, outside the VPN on {}.", name, ways_out(desired), vpn);
+    if (auto astray = facts.warnings.find(kRuleOrderWarning); astray != facts.warnings.end()) return astray->second;
+    return summary(*facts.desired, facts.config);
 }
 
 std::string health(const StatusFacts& facts) {
     if (!facts.desired) return "degraded";
-    for (const auto& [_, state] : facts.desired->classes)
-        if (state == ClassState::blocked) return "blocked";
+    for (const auto& [_, decision] : facts.desired->classes)
+        if (decision.state == ClassState::blocked) return "blocked";
     return facts.warnings.empty() ? "ok" : "degraded";
 }
 
 } // namespace
 
+std::string summary(const Desired& desired, const Config& config) {
+    // One class is spoken of: the first that needs a person, else the first.
+    const ClassConfig* spoken_of = &config.classes.front();
+    for (const ClassConfig& c : config.classes)
+        if (desired.classes.contains(c.name) && desired.classes.at(c.name).state == ClassState::blocked) {
+            spoken_of = &c;
+            break;
+        }
+    const std::string& name = spoken_of->name;
+    if (!desired.classes.contains(name)) return fmt::format("Class {} is new.", name);
+    const ClassDecision& decision = desired.classes.at(name);
+    std::string vpn = tunnels(desired);
+    switch (decision.state) {
+    case ClassState::blocked:
+        if (!spoken_of->via.empty())
+            return fmt::format("Class {} is blocked: its tunnel {} is not there. Connect that VPN.", name,
+                               spoken_of->via);
+        return fmt::format("Class {} is blocked: there is no way out{}. Connect to a network.", name,
+                           vpn.empty() ? "" : " besides the VPN on " + vpn);
+    case ClassState::tunnel:
+        return fmt::format("Class {} goes wherever everything else goes: there is no uplink, and the config says so.",
+                           name);
+    case ClassState::off: return fmt::format("Class {} is off: its programs go where everything else goes.", name);
+    case ClassState::steering: break;
+    }
+    if (!spoken_of->via.empty()) return fmt::format("Class {} leaves by the tunnel {}.", name, ways_out(decision));
+    if (vpn.empty())
+        return fmt::format("No VPN has taken over; class {} leaves by {} like everything else.", name,
+                           ways_out(decision));
+    return fmt::format("Class {} leaves by {}, outside the VPN on {}.", name, ways_out(decision), vpn);
+}
+
 json::object to_status(const StatusFacts& facts) {
     json::object status{
-        {"version", NOVPN_VERSION}, {"summary", summary(facts)}, {"health", health(facts)}, {"site", nullptr}};
+        {"version", NOVPN_VERSION}, {"summary", first_line(facts)}, {"health", health(facts)}, {"site", nullptr}};
     json::object families;
     for (Family family : kFamilies) {
         families[to_string(family)] =
@@ -127,12 +154,13 @@ json::object to_status(const StatusFacts& facts) {
     return status;
 }
 
-std::size_t visible_processes(const std::vector<pid_t>& processes, const Caller& caller) {
-    if (caller.uid == 0) return processes.size();
-    return static_cast<std::size_t>(std::ranges::count_if(processes, [&](pid_t pid) {
+std::vector<pid_t> visible_processes(std::vector<pid_t> processes, const Caller& caller) {
+    if (caller.uid == 0) return processes;
+    std::erase_if(processes, [&](pid_t pid) {
         struct stat owner {};
-        return ::stat(fmt::format("/proc/{}", pid).c_str(), &owner) == 0 && owner.st_uid == caller.uid;
-    }));
+        return ::stat(fmt::format("/proc/{}", pid).c_str(), &owner) != 0 || owner.st_uid != caller.uid;
+    });
+    return processes;
 }
 
 std::string describe(const std::optional<Uplink>& uplink) {

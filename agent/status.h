@@ -11,13 +11,22 @@
 
 namespace novpn {
 
+/// Processes of a class that the caller may see.
+struct Members {
+    std::size_t processes = 0;
+    std::size_t old_sockets = 0; ///< open sockets of theirs that were made before: they keep their path
+};
+
+/// Code of the warning that members' packets are led astray; its text is the summary then.
+inline constexpr const char* kRuleOrderWarning = "rule_order";
+
 struct StatusFacts {
     Config config;
     std::string cgroup_root;
     Observed observed;
-    std::optional<Desired> desired;               ///< none: the kernel could not be looked at
-    std::map<std::string, PacketCounts> packets;  ///< by class
-    std::map<std::string, std::size_t> processes; ///< by class, those the caller may see
+    std::optional<Desired> desired;              ///< none: the kernel could not be looked at
+    std::map<std::string, PacketCounts> packets; ///< by class
+    std::map<std::string, Members> members;      ///< by class
     std::uint64_t repairs = 0;
     std::optional<std::chrono::microseconds> last_reaction;
     std::map<std::string, std::string> warnings; ///< code → text
@@ -25,8 +34,11 @@ struct StatusFacts {
 
 boost::json::object to_status(const StatusFacts& facts);
 
-/// How many of these the caller may know of: its own, all of them for root.
-std::size_t visible_processes(const std::vector<pid_t>& processes, const Caller& caller);
+/// Those of the processes that the caller may know of: its own, all of them for root.
+std::vector<pid_t> visible_processes(std::vector<pid_t> processes, const Caller& caller);
+
+/// One sentence that a person can act on; the first line of `novpn status`.
+std::string summary(const Desired& desired, const Config& config);
 
 /// "wlan0 via 192.168.10.1", "none"; for the log and the summary.
 std::string describe(const std::optional<Uplink>& uplink);

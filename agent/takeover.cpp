@@ -3,6 +3,7 @@
 #include "agent/uplink.h"
 
 #include <algorithm>
+#include <tuple>
 
 namespace novpn {
 
@@ -44,16 +45,11 @@ Takeover classify(const Route& answer, const Link& tunnel, const Observed& obser
 
 std::string to_string(Shape shape) {
     switch (shape) {
-    case Shape::replaced:
-        return "replaced";
-    case Shape::lower_metric:
-        return "lower_metric";
-    case Shape::split:
-        return "split";
-    case Shape::inverted_mark_rule:
-        return "inverted_mark_rule";
-    case Shape::catch_all_rule:
-        return "catch_all_rule";
+    case Shape::replaced: return "replaced";
+    case Shape::lower_metric: return "lower_metric";
+    case Shape::split: return "split";
+    case Shape::inverted_mark_rule: return "inverted_mark_rule";
+    case Shape::catch_all_rule: return "catch_all_rule";
     }
     return {};
 }
@@ -67,6 +63,8 @@ std::vector<Takeover> find_takeovers(Family family, const Observed& observed, co
         Takeover takeover = classify(*lookup.answer, *link, observed, config);
         if (std::ranges::find(takeovers, takeover) == takeovers.end()) takeovers.push_back(takeover);
     }
+    std::ranges::sort(takeovers, {},
+                      [](const Takeover& t) { return std::tuple(t.shape, t.link, t.table, t.preference); });
     return takeovers;
 }
 

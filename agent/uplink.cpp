@@ -22,26 +22,31 @@ bool may_be_way_out(IfIndex link, const Observed& observed) {
     });
 }
 
-const Address* address_of_gateway(IfIndex link, const address& gateway, const Observed& observed) {
+/// The prefix of the link's address that reaches the gateway; of several the most specific.
+std::optional<Prefix> prefix_of_gateway(IfIndex link, const address& gateway, const Observed& observed) {
+    std::optional<Prefix> best;
     for (const Address& a : observed.addresses) {
         if (a.link != link || a.tentative || family_of(a.local) != family_of(gateway)) continue;
-        if (contains(prefix_of(a.peer.value_or(a.local), a.prefix_length), gateway)) return &a;
+        Prefix prefix = prefix_of(a.peer.value_or(a.local), a.prefix_length);
+        if (contains(prefix, gateway) && (!best || prefix.length > best->length)) best = prefix;
     }
-    return nullptr;
+    return best;
 }
 
 /// The address by which the link is known to be on this network: the one that reaches the gateway or, where the gateway
-/// is link-local or there is none, the first that is no link-local one.
+/// is link-local or there is none, the lowest that is no link-local one.
 std::optional<Prefix> on_link_prefix(const Uplink& uplink, const Observed& observed) {
     if (uplink.gateway && !is_link_local(*uplink.gateway)) {
-        if (const Address* found = address_of_gateway(uplink.link, *uplink.gateway, observed))
-            return prefix_of(found->peer.value_or(found->local), found->prefix_length);
+        if (auto found = prefix_of_gateway(uplink.link, *uplink.gateway, observed)) return found;
     }
+    std::optional<Prefix> lowest;
     for (const Address& a : observed.addresses) {
-        if (a.link == uplink.link && !a.tentative && family_of(a.local) == uplink.family && !is_link_local(a.local))
-            return prefix_of(a.local, a.prefix_length);
+        if (a.link != uplink.link || a.tentative || family_of(a.local) != uplink.family || is_link_local(a.local))
+            continue;
+        Prefix prefix = prefix_of(a.local, a.prefix_length);
+        if (!lowest || prefix < *lowest) lowest = prefix;
     }
-    return std::nullopt;
+    return lowest;
 }
 
 bool has_address(const Uplink& uplink, const address& local, const Observed& observed) {
@@ -53,7 +58,7 @@ bool has_address(const Uplink& uplink, const address& local, const Observed& obs
 bool gateway_is_on_link(const Uplink& uplink, const Observed& observed) {
     if (!uplink.gateway || uplink.onlink) return true;
     if (uplink.gateway->is_v6() && is_link_local(*uplink.gateway)) return true;
-    if (address_of_gateway(uplink.link, *uplink.gateway, observed)) return true;
+    if (prefix_of_gateway(uplink.link, *uplink.gateway, observed)) return true;
     return std::ranges::any_of(observed.routes, [&](const Route& route) {
         return route.table == kMainTable && route.link == uplink.link && !route.gateway && !is_default(route) &&
                contains(route.destination, *uplink.gateway);
@@ -69,34 +74,53 @@ Uplink to_uplink(const Route& route, const Link& link) {
             .onlink = route.onlink};
 }
 
+/// Neither a tunnel nor ruled out by the config.
+bool may_be_uplink(const Link& link, const UplinkQuery& query, const Observed& observed, const Config& config) {
+    if (link.loopback || is_tunnel(link, observed, config) || matches(config.uplinks.ignore, link.name)) return false;
+    return query.only.empty() || matches({query.only}, link.name);
+}
+
 /// An uplink known from elsewhere than main, brought up to date; nothing when it cannot be right any more.
-std::optional<Uplink> revalidated(Uplink uplink, const Observed& observed, const Config& config) {
+std::optional<Uplink> revalidated(Uplink uplink, const UplinkQuery& query, const Observed& observed,
+                                  const Config& config) {
     const Link* link = find_link(observed, uplink.link);
-    if (!link || is_tunnel(*link, observed, config) || matches(config.uplinks.ignore, link->name)) return std::nullopt;
+    if (!link || !may_be_uplink(*link, query, observed, config)) return std::nullopt;
     if (!can_carry(*link, uplink.family, observed) || !gateway_is_on_link(uplink, observed)) return std::nullopt;
     uplink.link_name = link->name; // it may have been renamed
     if (uplink.source && !has_address(uplink, *uplink.source, observed)) uplink.source.reset();
     return uplink;
 }
 
-std::optional<Selection> from_main(Family family, const Observed& observed, const Config& config,
+/// Routes for which `condition` holds, in an order of their own: a dump has none.
+template<typename Condition>
+std::vector<const Route*> in_order(const Observed& observed, Condition condition) {
+    std::vector<const Route*> routes;
+    for (const Route& route : observed.routes)
+        if (condition(route)) routes.push_back(&route);
+    std::ranges::sort(routes, {}, [](const Route* route) {
+        return std::tuple(route->metric, route->link, route->gateway, route->destination, route->source);
+    });
+    return routes;
+}
+
+std::optional<Selection> from_main(const UplinkQuery& query, const Observed& observed, const Config& config,
                                    const Memory& memory) {
-    auto used = memory.uplinks.find(family);
-    using Rank = std::tuple<std::size_t, std::uint32_t, bool, IfIndex>;
+    auto used = memory.uplinks.find({query.only, query.family});
+    using Rank = std::tuple<std::size_t, std::uint32_t, bool, IfIndex, std::optional<address>>;
     const Route* best = nullptr;
     const Link* best_link = nullptr;
     Rank best_rank;
     for (const Route& route : observed.routes) {
-        if (route.table != kMainTable || !is_default(route) || family_of(route) != family) continue;
+        if (route.table != kMainTable || !is_default(route) || family_of(route) != query.family) continue;
         if (route.type != RouteType::unicast) continue;
         const Link* link = find_link(observed, route.link);
-        if (!link || link->loopback || is_tunnel(*link, observed, config)) continue;
-        if (matches(config.uplinks.ignore, link->name) || !can_carry(*link, family, observed)) continue;
+        if (!link || !may_be_uplink(*link, query, observed, config)) continue;
+        if (!can_carry(*link, query.family, observed)) continue;
         auto preferred = std::ranges::find_if(config.uplinks.prefer,
                                               [&](const std::string& glob) { return matches({glob}, link->name); });
         bool in_use = used != memory.uplinks.end() && used->second.uplink.link == route.link &&
                       used->second.uplink.gateway == route.gateway;
-        Rank rank{preferred - config.uplinks.prefer.begin(), route.metric, !in_use, route.link};
+        Rank rank{preferred - config.uplinks.prefer.begin(), route.metric, !in_use, route.link, route.gateway};
         if (best && best_rank <= rank) continue;
         best = &route;
         best_link = link;
@@ -104,20 +128,22 @@ std::optional<Selection> from_main(Family family, const Observed& observed, cons
     }
     if (!best) return std::nullopt;
     Selection selection{.uplink = to_uplink(*best, *best_link), .from = UplinkSource::main};
+    // The kernel goes on with a gateway whose prefix left its link together with an address, and refuses it anew.
+    if (!gateway_is_on_link(*selection.uplink, observed)) selection.uplink->onlink = true;
     selection.reason = fmt::format("default route of main, metric {}", best->metric);
     if (std::get<0>(best_rank) < config.uplinks.prefer.size()) selection.reason += ", preferred by the config";
     return selection;
 }
 
-std::optional<Selection> from_memory(Family family, const Observed& observed, const Config& config,
+std::optional<Selection> from_memory(const UplinkQuery& query, const Observed& observed, const Config& config,
                                      const Memory& memory, const std::optional<std::string>& displaced_by) {
-    auto found = memory.uplinks.find(family);
+    auto found = memory.uplinks.find({query.only, query.family});
     if (found == memory.uplinks.end()) return std::nullopt;
     const RememberedUplink& remembered = found->second;
     // A router that withdraws its advertisement is gone on purpose; a tunnel that displaces a default is another
     // matter.
     if (remembered.by_router_advertisement && !displaced_by) return std::nullopt;
-    auto uplink = revalidated(remembered.uplink, observed, config);
+    auto uplink = revalidated(remembered.uplink, query, observed, config);
     if (!uplink) return std::nullopt;
     // The same link with an address of another subnet is another network.
     if (on_link_prefix(*uplink, observed) != remembered.on_link) return std::nullopt;
@@ -127,33 +153,37 @@ std::optional<Selection> from_memory(Family family, const Observed& observed, co
                                             : "its default in main is gone, its link and address are not"};
 }
 
-std::optional<Selection> from_own_table(Family family, const Observed& observed, const Config& config) {
-    for (const Route& route : observed.routes) {
-        if (route.table == kMainTable || route.protocol != kNovpnProtocol || family_of(route) != family) continue;
-        if (!is_default(route) || route.type != RouteType::unicast) continue;
-        const Link* link = find_link(observed, route.link);
+std::optional<Selection> from_own_table(const UplinkQuery& query, const Observed& observed, const Config& config) {
+    auto candidates = in_order(observed, [&](const Route& route) {
+        bool ours = route.table == query.table && route.protocol == kNovpnProtocol;
+        return ours && family_of(route) == query.family && is_default(route) && route.type == RouteType::unicast;
+    });
+    for (const Route* route : candidates) {
+        const Link* link = find_link(observed, route->link);
         if (!link) continue;
-        if (auto uplink = revalidated(to_uplink(route, *link), observed, config))
+        if (auto uplink = revalidated(to_uplink(*route, *link), query, observed, config))
             return Selection{.uplink = uplink,
                              .from = UplinkSource::table,
-                             .reason = fmt::format("still valid in table {}", route.table.value)};
+                             .reason = fmt::format("still valid in table {}", route->table.value)};
     }
     return std::nullopt;
 }
 
 /// A VPN client reaches its server by a host route through the physical gateway.
-std::optional<Selection> from_host_route(Family family, const Observed& observed, const Config& config) {
-    unsigned host_length = family == Family::ipv4 ? 32 : 128;
-    for (const Route& route : observed.routes) {
-        if (route.table != kMainTable || family_of(route) != family || route.type != RouteType::unicast) continue;
-        if (route.destination.length != host_length || !route.gateway) continue;
-        if (route.destination.network == *route.gateway) continue; // OpenVPN's block-local writes the gateway so
-        const Link* link = find_link(observed, route.link);
+std::optional<Selection> from_host_route(const UplinkQuery& query, const Observed& observed, const Config& config) {
+    unsigned host_length = query.family == Family::ipv4 ? 32 : 128;
+    auto candidates = in_order(observed, [&](const Route& route) {
+        bool of_main = route.table == kMainTable && family_of(route) == query.family;
+        return of_main && route.type == RouteType::unicast && route.destination.length == host_length && route.gateway;
+    });
+    for (const Route* route : candidates) {
+        if (route->destination.network == *route->gateway) continue; // OpenVPN's block-local writes the gateway so
+        const Link* link = find_link(observed, route->link);
         if (!link) continue;
-        if (auto uplink = revalidated(to_uplink(route, *link), observed, config))
+        if (auto uplink = revalidated(to_uplink(*route, *link), query, observed, config))
             return Selection{.uplink = uplink,
                              .from = UplinkSource::host_route,
-                             .reason = fmt::format("gateway of the host route to {}", to_string(route.destination))};
+                             .reason = fmt::format("gateway of the host route to {}", to_string(route->destination))};
     }
     return std::nullopt;
 }
@@ -170,14 +200,10 @@ bool learnt_by_router_advertisement(const Selection& selection, const Observed& 
 
 std::string to_string(UplinkSource source) {
     switch (source) {
-    case UplinkSource::main:
-        return "main";
-    case UplinkSource::table:
-        return "table";
-    case UplinkSource::host_route:
-        return "host_route";
-    case UplinkSource::memory:
-        return "memory";
+    case UplinkSource::main: return "main";
+    case UplinkSource::table: return "table";
+    case UplinkSource::host_route: return "host_route";
+    case UplinkSource::memory: return "memory";
     }
     return {};
 }
@@ -209,21 +235,46 @@ bool can_carry(const Link& link, Family family, const Observed& observed) {
     });
 }
 
-Selection select_uplink(Family family, const Observed& observed, const Config& config, const Memory& memory,
+Selection select_uplink(const UplinkQuery& query, const Observed& observed, const Config& config, const Memory& memory,
                         const std::optional<std::string>& displaced_by) {
-    auto selection = from_main(family, observed, config, memory);
-    if (!selection) selection = from_memory(family, observed, config, memory, displaced_by);
-    if (!selection && displaced_by) selection = from_own_table(family, observed, config);
-    if (!selection && displaced_by) selection = from_host_route(family, observed, config);
-    if (!selection) return {.reason = "no default route on a link with carrier and address"};
+    auto selection = from_main(query, observed, config, memory);
+    if (!selection) selection = from_memory(query, observed, config, memory, displaced_by);
+    if (!selection && displaced_by) selection = from_own_table(query, observed, config);
+    if (!selection && displaced_by) selection = from_host_route(query, observed, config);
+    if (!selection) {
+        return {.reason = query.only.empty()
+                              ? "no default route on a link with carrier and address"
+                              : fmt::format("no default route on a link {} with carrier and address", query.only)};
+    }
 
     RememberedUplink remembered{.uplink = *selection->uplink, .on_link = on_link_prefix(*selection->uplink, observed)};
     if (selection->from == UplinkSource::main)
         remembered.by_router_advertisement = learnt_by_router_advertisement(*selection, observed);
-    else if (auto known = memory.uplinks.find(family); known != memory.uplinks.end())
+    else if (auto known = memory.uplinks.find({query.only, query.family}); known != memory.uplinks.end())
         remembered.by_router_advertisement = known->second.by_router_advertisement;
     selection->remembered = remembered;
     return *selection;
+}
+
+Selection select_tunnel(Family family, const std::string& via, const Observed& observed, const Config& config) {
+    const Link* tunnel = nullptr;
+    for (const Link& link : observed.links) {
+        if (!matches({via}, link.name) || !is_tunnel(link, observed, config)) continue;
+        // A tunnel that nobody reads from is up without carrier: its packets would be lost.
+        if (can_carry(link, family, observed) && (!tunnel || link.index < tunnel->index)) tunnel = &link;
+    }
+    if (!tunnel) return {.reason = fmt::format("no tunnel {} with carrier and address", via)};
+    Uplink way{.family = family, .link = tunnel->index, .link_name = tunnel->name};
+    // The gateway of the least specific route; the lowest address where there are several, whatever the dump's order.
+    std::optional<std::pair<unsigned, address>> best;
+    for (const Route& route : observed.routes) {
+        if (route.link != tunnel->index || family_of(route) != family || !route.gateway) continue;
+        if (route.protocol == kNovpnProtocol) continue;
+        std::pair candidate{route.destination.length, *route.gateway};
+        if (!best || candidate < *best) best = candidate;
+    }
+    if (best) way.gateway = best->second;
+    return {.uplink = way, .reason = fmt::format("the tunnel that the config names: {}", via)};
 }
 
 } // namespace novpn

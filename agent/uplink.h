@@ -31,9 +31,17 @@ struct RememberedUplink {
     bool operator==(const RememberedUplink&) const = default;
 };
 
+/// Which uplink is asked for.
+struct UplinkQuery {
+    Family family = Family::ipv4;
+    std::string only; ///< glob of the links that may be it (`uplink` of a class); empty: any
+    TableId table{};  ///< of the class that asks: what is still in it is a source at a cold start
+};
+
 /// Passed into a decision and out of it again; a fresh agent has none.
 struct Memory {
-    std::map<Family, RememberedUplink> uplinks;
+    /// By UplinkQuery::only and family.
+    std::map<std::pair<std::string, Family>, RememberedUplink> uplinks;
     bool operator==(const Memory&) const = default;
 };
 
@@ -58,7 +66,11 @@ bool can_carry(const Link& link, Family family, const Observed& observed);
 /// Chooses among main's defaults on links that are no tunnels: uplinks.prefer, metric, the one in use, lowest ifindex.
 /// Without one: the remembered uplink while it is plausible, then, under a takeover (`displaced_by` names its link),
 /// the class's own table and host routes to a VPN server.
-Selection select_uplink(Family family, const Observed& observed, const Config& config, const Memory& memory,
+Selection select_uplink(const UplinkQuery& query, const Observed& observed, const Config& config, const Memory& memory,
                         const std::optional<std::string>& displaced_by);
+
+/// The way out of a class with `via`: the first tunnel, by ifindex, whose name matches and that can carry the family.
+/// Its gateway is that of a route of any table looked at; most tunnels have none.
+Selection select_tunnel(Family family, const std::string& via, const Observed& observed, const Config& config);
 
 } // namespace novpn

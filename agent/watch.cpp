@@ -56,14 +56,14 @@ boost::asio::awaitable<void> Watch::watch_routes() {
     for (;;) {
         co_await routes_fd_.async_wait(routes_fd_.wait_read, boost::asio::use_awaitable);
         auto drained = routes_.drain(kernel_.routing().port());
-        if (!drained.cause.empty()) notified(drained.cause, drained.overrun);
+        if (!drained.cause.empty()) notified(drained.cause, drained.overrun ? Depth::nft : Depth::routing);
     }
 }
 
 boost::asio::awaitable<void> Watch::watch_nft() {
     for (;;) {
         co_await nft_fd_.async_wait(nft_fd_.wait_read, boost::asio::use_awaitable);
-        if (nft_.drain(kernel_.nft())) notified("nft table changed", true);
+        if (nft_.drain(kernel_.nft())) notified("nft table changed", Depth::nft);
     }
 }
 
@@ -80,9 +80,9 @@ boost::asio::awaitable<void> Watch::watch_signals(std::function<void()> on_term,
     }
 }
 
-void Watch::notified(std::string_view cause, bool nft_changed) {
+void Watch::notified(std::string_view cause, Depth depth) {
     auto now = Clock::now();
-    nft_changed_ |= nft_changed;
+    depth_ = std::max(depth_, depth);
     auto when = settle_.look_at(now);
     if (when <= now)
         look(cause, waiting_since_.value_or(now));
@@ -93,11 +93,11 @@ void Watch::notified(std::string_view cause, bool nft_changed) {
 void Watch::look(std::string_view cause, Clock::time_point since) {
     later_.cancel();
     waiting_since_.reset();
-    Pass pass = agent_.reconcile(cause, since, std::exchange(nft_changed_, false));
+    Pass pass = agent_.reconcile(cause, since, std::exchange(depth_, Depth::routing));
     auto now = Clock::now();
     settle_.looked(now, pass.operations > 0);
     if (pass.failure) {
-        nft_changed_ = true;
+        depth_ = Depth::nft;
         retry_ = retry_.count() ? std::min(retry_ * 2, kLongestRetry) : kFirstRetry;
         spdlog::warn("{}; trying again in {} ms", to_string(*pass.failure), retry_.count());
         look_later(now + retry_, "retry", now);
@@ -105,7 +105,7 @@ void Watch::look(std::string_view cause, Clock::time_point since) {
     }
     retry_ = {};
     if (pass.wait) {
-        nft_changed_ = true; // what this look saw of it has not been acted on
+        depth_ = Depth::nft; // what this look saw of it has not been acted on
         look_later(now + *pass.wait, "repair", now);
     }
 }
@@ -119,11 +119,19 @@ void Watch::look_later(Clock::time_point when, std::string_view cause, Clock::ti
     });
 }
 
+void Watch::wake_at(Clock::time_point when) {
+    // One timer a call: a class is switched by hand, a few at a time.
+    auto timer = std::make_shared<boost::asio::steady_timer>(io_, when);
+    timer->async_wait([this, timer](const boost::system::error_code& error) {
+        if (!error) look("time is up", Clock::now());
+    });
+}
+
 void Watch::schedule_resync() {
     resync_.expires_after(kResync);
     resync_.async_wait([this](const boost::system::error_code& error) {
         if (error) return;
-        nft_changed_ = true;
+        depth_ = Depth::nft;
         look("resync", Clock::now());
         schedule_resync();
     });

@@ -29,13 +29,15 @@ class Watch {
 
     /// Starts to react. SIGTERM and SIGINT call `on_term`, SIGUSR1 `on_leave`; SIGHUP reloads.
     void start(std::function<void()> on_term, std::function<void()> on_leave);
+    /// A pass at that time, besides those that notifications cause.
+    void wake_at(Clock::time_point when);
 
   private:
     Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kernel, RouteMonitor routes, NftMonitor nft);
     boost::asio::awaitable<void> watch_routes();
     boost::asio::awaitable<void> watch_nft();
     boost::asio::awaitable<void> watch_signals(std::function<void()> on_term, std::function<void()> on_leave);
-    void notified(std::string_view cause, bool nft_changed);
+    void notified(std::string_view cause, Depth depth);
     void look(std::string_view cause, Clock::time_point since);
     void look_later(Clock::time_point when, std::string_view cause, Clock::time_point since);
     void schedule_resync();
@@ -51,7 +53,7 @@ class Watch {
     boost::asio::steady_timer later_; ///< a look that waits for the end of a storm, a retry or the repair budget
     boost::asio::steady_timer resync_;
     Settle settle_;
-    bool nft_changed_ = false; ///< since the last look
+    Depth depth_ = Depth::routing; ///< of the next look
     std::optional<Clock::time_point> waiting_since_;
     std::chrono::milliseconds retry_{0};
 };

@@ -1,7 +1,7 @@
 #include "config/load.h"
 
+#include "config/check.h"
 #include "config/document.h"
-#include "config/numbers.h"
 #include "config/schema.h"
 #include "config/text.h"
 
@@ -65,6 +65,12 @@ tl::expected<std::string, ConfigError> read_file(const std::string& file) {
     return text;
 }
 
+/// Also where it cannot be read, or is a symbolic link to nothing: that is a mistake to report.
+bool is_there(const std::string& file) {
+    std::error_code failed;
+    return std::filesystem::symlink_status(file, failed).type() != std::filesystem::file_type::not_found;
+}
+
 /// Full names in the order they are applied; none where there is no such directory.
 tl::expected<std::vector<std::string>, ConfigError> drop_ins(const std::string& directory) {
     namespace fs = std::filesystem;
@@ -93,35 +99,26 @@ std::optional<ConfigError> apply_file(const std::string& file, Config& config, O
     return text ? apply_text(*text, file, config, origins) : text.error();
 }
 
-/// What only the whole configuration can tell. A clash is shown where the later class sets the number, or is named.
-tl::expected<Config, ConfigError> checked(Config config, const Origins& origins) {
-    const auto clash = find_clash(config.classes);
-    if (!clash) return config;
-    const std::string class_path = "classes." + clash->second;
-    const std::string path = fmt::format("{}.{}", class_path, clash->key);
-    const auto set_at = origins.find(path);
-    // A second class exists only by being named.
-    const auto& [file, at] = set_at != origins.end() ? set_at->second : origins.at(class_path);
-    return tl::unexpected(
-        ConfigError{.file = file, .line = at.line, .column = at.column, .message = path + ": " + clash->what});
-}
-
 } // namespace
 
 std::string to_string(const ConfigError& error) {
-    const std::string file = printable(error.file);
-    if (error.line == 0) return fmt::format("{}: {}", file, error.message);
-    return fmt::format("{}:{}:{}: {}", file, error.line, error.column, error.message);
+    return fmt::format("{}: {}", location(error.file, error.line, error.column), error.message);
+}
+
+std::string location(const std::string& file, int line, int column) {
+    return line == 0 ? printable(file) : fmt::format("{}:{}:{}", printable(file), line, column);
 }
 
 ConfigSource config_source(const std::string& file) {
     return {.main_file = file, .drop_in_directory = (std::filesystem::path(file).parent_path() / "conf.d").native()};
 }
 
-tl::expected<Config, ConfigError> load_config(const std::string& file) {
-    Config config;
+tl::expected<Config, ConfigError> load_config(const std::string& file, Missing main_file) {
+    Config config{.classes = {}};
     Origins origins;
-    if (auto error = apply_file(file, config, origins)) return tl::unexpected(std::move(*error));
+    if (main_file == Missing::is_error || is_there(file)) {
+        if (auto error = apply_file(file, config, origins)) return tl::unexpected(std::move(*error));
+    }
     const auto files = drop_ins(config_source(file).drop_in_directory);
     if (!files) return tl::unexpected(files.error());
     for (const std::string& drop_in : *files) {
@@ -131,7 +128,7 @@ tl::expected<Config, ConfigError> load_config(const std::string& file) {
 }
 
 tl::expected<Config, ConfigError> parse_config(std::string_view text, const std::string& name) {
-    Config config;
+    Config config{.classes = {}};
     Origins origins;
     if (auto error = apply_text(text, name, config, origins)) return tl::unexpected(std::move(*error));
     return checked(std::move(config), origins);

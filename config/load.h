@@ -18,6 +18,9 @@ struct ConfigError {
     bool operator==(const ConfigError&) const = default;
 };
 
+/// "FILE:LINE:COL", or "FILE" where the line is 0; printable.
+std::string location(const std::string& file, int line, int column);
+
 /// "FILE:LINE:COL: what is wrong; what is allowed", or "FILE: reason". One line, without raw control characters.
 std::string to_string(const ConfigError& error);
 
@@ -30,10 +33,12 @@ struct ConfigSource {
 /// Drop-ins are `conf.d/*.yaml` beside the file: /etc/novpn/novpn.yaml has /etc/novpn/conf.d/.
 ConfigSource config_source(const std::string& file);
 
+/// What it means that the main file is not there. One that cannot be read is an error always.
+enum class Missing { is_error, is_empty };
+
 /// `file`, then its drop-ins in lexical order of their names: maps merge by key, lists replace, the later wins. The
-/// first error is returned. A missing main file is an error, a missing drop-in directory is not. Hidden files are no
-/// drop-ins.
-tl::expected<Config, ConfigError> load_config(const std::string& file);
+/// first error is returned. A missing drop-in directory is none. Hidden files are no drop-ins.
+tl::expected<Config, ConfigError> load_config(const std::string& file, Missing main_file = Missing::is_error);
 
 /// One document of at most 1 MiB; `name` stands for the file in errors. An empty one is the default configuration.
 tl::expected<Config, ConfigError> parse_config(std::string_view text, const std::string& name);

@@ -10,25 +10,12 @@ constexpr std::uint32_t kRulesPerClass = 3;
 
 std::uint32_t distance(Preference a, Preference b) { return a.value < b.value ? b.value - a.value : a.value - b.value; }
 
-std::optional<NumberClash> clash_of(const ClassConfig& first, const ClassConfig& second) {
-    const auto clash = [&](std::string_view key, std::string what) {
-        return NumberClash{.first = first.name, .second = second.name, .key = key, .what = std::move(what)};
-    };
-    if (first.table == second.table) {
-        return clash("table", fmt::format("table {} is the table of class '{}'; allowed: another number",
-                                          second.table.value, first.name));
-    }
-    if (marks_overlap(first.mark, second.mark)) {
-        return clash("mark", fmt::format("mark {} and {} of class '{}' can be on the same packet; allowed: values that "
-                                         "differ in a bit of both masks",
-                                         to_string(second.mark), to_string(first.mark), first.name));
-    }
-    if (distance(first.preference, second.preference) < kRulesPerClass) {
-        return clash("preference",
-                     fmt::format("preference {} is too near to {} of class '{}'; allowed: {} or more apart",
-                                 second.preference.value, first.preference.value, first.name, kRulesPerClass));
-    }
-    return std::nullopt;
+/// Empty where they can live side by side.
+std::string_view clashing_key(const ClassConfig& a, const ClassConfig& b) {
+    if (a.table == b.table) return "table";
+    if (marks_overlap(a.mark, b.mark)) return "mark";
+    if (distance(a.preference, b.preference) < kRulesPerClass) return "preference";
+    return {};
 }
 
 } // namespace
@@ -39,12 +26,29 @@ bool marks_overlap(Mark a, Mark b) {
 }
 
 std::optional<NumberClash> find_clash(const std::vector<ClassConfig>& classes) {
-    for (auto second = classes.begin(); second != classes.end(); ++second) {
-        for (auto first = classes.begin(); first != second; ++first) {
-            if (auto clash = clash_of(*first, *second)) return clash;
+    for (std::size_t second = 0; second < classes.size(); ++second) {
+        for (std::size_t first = 0; first < second; ++first) {
+            const std::string_view key = clashing_key(classes[first], classes[second]);
+            if (!key.empty()) return NumberClash{.first = first, .second = second, .key = key};
         }
     }
     return std::nullopt;
+}
+
+std::string describe_clash(std::string_view key, const ClassConfig& wrong, const ClassConfig& other) {
+    if (key == "table") return fmt::format("table {} is the table of class '{}'", wrong.table.value, other.name);
+    if (key == "mark") {
+        return fmt::format("mark {} can be on the same packet as {} of class '{}'", to_string(wrong.mark),
+                           to_string(other.mark), other.name);
+    }
+    return fmt::format("preference {} is too near to {} of class '{}'", wrong.preference.value, other.preference.value,
+                       other.name);
+}
+
+std::string allowed_beside(std::string_view key) {
+    if (key == "table") return "another number";
+    if (key == "mark") return "a value that differs in a bit that both masks have";
+    return fmt::format("{} or more apart", kRulesPerClass);
 }
 
 } // namespace novpn

@@ -4,6 +4,7 @@
 
 #include "config/config.h"
 
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -11,12 +12,11 @@
 
 namespace novpn {
 
-/// Both classes have a problem with each other's `key` ("table", "mark" or "preference").
+/// Two classes have a problem with each other's `key` ("table", "mark" or "preference"). Indices of the classes.
 struct NumberClash {
-    std::string first;  ///< the class earlier in the configuration
-    std::string second; ///< the other
+    std::size_t first = 0;
+    std::size_t second = 0; ///< the higher
     std::string_view key;
-    std::string what; ///< "table 100 is the table of class 'novpn'; allowed: another number"
     bool operator==(const NumberClash&) const = default;
 };
 
@@ -25,5 +25,10 @@ bool marks_overlap(Mark a, Mark b);
 
 /// The first clash, in the order of the classes.
 std::optional<NumberClash> find_clash(const std::vector<ClassConfig>& classes);
+
+/// "table 100 is the table of class 'novpn'", said of `wrong` beside `other`.
+std::string describe_clash(std::string_view key, const ClassConfig& wrong, const ClassConfig& other);
+/// What is allowed instead: "another number".
+std::string allowed_beside(std::string_view key);
 
 } // namespace novpn

@@ -19,6 +19,10 @@ constexpr std::uint64_t kLowestPreference = 3;
 constexpr std::uint64_t kHighestPreference = 32764;
 
 constexpr std::size_t kGlobMax = IFNAMSIZ - 1;
+constexpr std::size_t kAccountMax = 32; ///< useradd(8)
+
+/// (uid_t)-1 and (gid_t)-1 stand for "no change" in chown(2) and setresuid(2): nobody has them.
+constexpr std::uint64_t kHighestAccount = 0xfffffffe;
 
 tl::unexpected<Problem> wrong(const YamlNode& node, std::string what) {
     return tl::unexpected(Problem{.at = node.at, .what = std::move(what)});
@@ -60,16 +64,42 @@ Parsed<std::string> parse_link_glob(const YamlNode& node) {
     return node.text;
 }
 
+bool is_account_name(std::string_view text) {
+    const auto is_first = [](char c) { return (c >= 'a' && c <= 'z') || c == '_'; };
+    const auto is_inner = [&](char c) { return is_first(c) || (c >= '0' && c <= '9') || c == '-'; };
+    return !text.empty() && is_first(text.front()) && std::all_of(text.begin(), text.end(), is_inner);
+}
+
+Parsed<std::string> parse_account(const YamlNode& node) {
+    if (node.kind != YamlNode::Kind::scalar) return unexpected_value(node, "a name or a number");
+    if (is_account_name(node.text)) {
+        if (node.text.size() <= kAccountMax) return node.text;
+        return wrong(node, fmt::format("{} is longer than a name can be", quote(node.text)));
+    }
+    const auto number = node.text.starts_with("0x") ? std::nullopt : to_number(node.text);
+    if (!number) return wrong(node, quote(node.text) + " is neither a name nor a number");
+    if (*number > kHighestAccount) return wrong(node, quote(node.text) + " is out of range");
+    return node.text;
+}
+
+template<auto kParse>
+Parsed<std::vector<std::string>> parse_list(const YamlNode& node) {
+    if (node.kind != YamlNode::Kind::list) return unexpected_value(node, "a list");
+    std::vector<std::string> texts;
+    for (const YamlNode& item : node.children) {
+        auto text = kParse(item);
+        if (!text) return tl::unexpected(text.error());
+        texts.push_back(std::move(*text));
+    }
+    return texts;
+}
+
 std::string describe(const YamlNode& node) {
     switch (node.kind) {
-    case YamlNode::Kind::null:
-        return "nothing";
-    case YamlNode::Kind::list:
-        return "a list";
-    case YamlNode::Kind::map:
-        return "a map";
-    case YamlNode::Kind::scalar:
-        break;
+    case YamlNode::Kind::null: return "nothing";
+    case YamlNode::Kind::list: return "a list";
+    case YamlNode::Kind::map: return "a map";
+    case YamlNode::Kind::scalar: break;
     }
     return (node.quoted ? "the quoted text " : "") + quote(node.text);
 }
@@ -91,14 +121,10 @@ Parsed<TableId> parse_table(const YamlNode& node) {
     const auto number = parse_number(node, 1, std::numeric_limits<std::uint32_t>::max());
     if (!number) return tl::unexpected(number.error());
     switch (*number) {
-    case RT_TABLE_DEFAULT:
-        return wrong(node, "253 is the kernel's table 'default'");
-    case RT_TABLE_MAIN:
-        return wrong(node, "254 is the kernel's table 'main'");
-    case RT_TABLE_LOCAL:
-        return wrong(node, "255 is the kernel's table 'local'");
-    default:
-        return TableId{static_cast<std::uint32_t>(*number)};
+    case RT_TABLE_DEFAULT: return wrong(node, "253 is the kernel's table 'default'");
+    case RT_TABLE_MAIN: return wrong(node, "254 is the kernel's table 'main'");
+    case RT_TABLE_LOCAL: return wrong(node, "255 is the kernel's table 'local'");
+    default: return TableId{static_cast<std::uint32_t>(*number)};
     }
 }
 
@@ -123,15 +149,18 @@ Parsed<Preference> parse_preference(const YamlNode& node) {
     return Preference{static_cast<std::uint32_t>(*number)};
 }
 
-Parsed<std::vector<std::string>> parse_link_globs(const YamlNode& node) {
-    if (node.kind != YamlNode::Kind::list) return unexpected_value(node, "a list");
-    std::vector<std::string> globs;
-    for (const YamlNode& item : node.children) {
-        auto glob = parse_link_glob(item);
-        if (!glob) return tl::unexpected(glob.error());
-        globs.push_back(std::move(*glob));
-    }
-    return globs;
+Parsed<bool> parse_bool(const YamlNode& node) {
+    const bool plain = node.kind == YamlNode::Kind::scalar && !node.quoted;
+    if (plain && node.text == "true") return true;
+    if (plain && node.text == "false") return false;
+    return unexpected_value(node, "true or false");
 }
+
+Parsed<std::string> parse_optional_link_glob(const YamlNode& node) {
+    return node.kind == YamlNode::Kind::null ? Parsed<std::string>("") : parse_link_glob(node);
+}
+
+Parsed<std::vector<std::string>> parse_link_globs(const YamlNode& node) { return parse_list<parse_link_glob>(node); }
+Parsed<std::vector<std::string>> parse_accounts(const YamlNode& node) { return parse_list<parse_account>(node); }
 
 } // namespace novpn

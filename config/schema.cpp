@@ -12,16 +12,23 @@ namespace {
 
 constexpr Word<WhenNoUplink> kWhenNoUplink[] = {{"block", WhenNoUplink::block}, {"tunnel", WhenNoUplink::tunnel}};
 constexpr Word<Dns> kDns[] = {{"vpn", Dns::vpn}, {"uplink", Dns::uplink, false}};
+constexpr Word<OnLeave> kOnLeave[] = {{"end", OnLeave::end}, {"keep", OnLeave::keep}};
+constexpr Word<LogLevel> kLogLevel[] = {
+    {"error", LogLevel::error}, {"warning", LogLevel::warning}, {"info", LogLevel::info}, {"debug", LogLevel::debug}};
 
 constexpr auto kLinkGlobs = "a list of link names or globs of at most 15 characters, such as [eth0, \"wl*\"]";
+constexpr auto kOneLinkGlob = "a link name or glob of at most 15 characters, such as \"wl*\", or null";
+constexpr auto kAccounts =
+    "a list of names (a to z or _ first, then a to z, 0 to 9, _ and -; at most 32 characters) or "
+    "numbers, such as [alice, 1000]";
 
 /// Puts a value where it belongs; `name` is the class's.
 using Parse = std::optional<Problem> (*)(const YamlNode& node, std::string_view name, Config& config);
 
+/// Its class is there: add_class() came before the first of its keys.
 ClassConfig& class_named(std::string_view name, Config& config) {
-    const auto found = std::find_if(config.classes.begin(), config.classes.end(),
-                                    [&](const ClassConfig& known) { return known.name == name; });
-    return found != config.classes.end() ? *found : config.classes.emplace_back(ClassConfig{.name = std::string(name)});
+    return *std::find_if(config.classes.begin(), config.classes.end(),
+                         [&](const ClassConfig& known) { return known.name == name; });
 }
 
 template<typename T>
@@ -41,61 +48,67 @@ std::optional<Problem> of(const YamlNode& node, std::string_view, Config& config
     return put(kParse(node), config.*kSection.*kMember);
 }
 
+template<auto kMember, auto kParse>
+std::optional<Problem> of_config(const YamlNode& node, std::string_view, Config& config) {
+    return put(kParse(node), config.*kMember);
+}
+
 /// One line of the table. `section` is the path of the map that the key stands in.
 struct Key {
     enum class Kind { map, value, not_built };
     Kind kind;
     std::string_view section;
-    std::string_view name; ///< "*": any name of a class
-    std::string_view allowed;
+    std::string_view name;    ///< "*": any name of a class
+    std::string_view allowed; ///< of a map: empty where it is the keys below it
     Parse parse = nullptr;
 };
 
-constexpr Key map(std::string_view section, std::string_view name, std::string_view allowed) {
+constexpr Key map(std::string_view section, std::string_view name, std::string_view allowed = {}) {
     return {.kind = Key::Kind::map, .section = section, .name = name, .allowed = allowed};
 }
 constexpr Key value(std::string_view section, std::string_view name, Parse parse, std::string_view allowed) {
     return {.kind = Key::Kind::value, .section = section, .name = name, .allowed = allowed, .parse = parse};
 }
-constexpr Key not_built(std::string_view section, std::string_view name) {
-    return {.kind = Key::Kind::not_built, .section = section, .name = name, .allowed = {}};
+constexpr Key not_built(std::string_view section, std::string_view name, std::string_view allowed) {
+    return {.kind = Key::Kind::not_built, .section = section, .name = name, .allowed = allowed};
 }
 
 constexpr Key kKeys[] = {
     map("", "classes", "a map of classes by their name"),
     map("classes", "*", "a map of the class's settings"),
+    value("classes.*", "enabled", of_class<&ClassConfig::enabled, parse_bool>, "true, false"),
+    value("classes.*", "uplink", of_class<&ClassConfig::uplink, parse_optional_link_glob>, kOneLinkGlob),
+    value("classes.*", "via", of_class<&ClassConfig::via, parse_optional_link_glob>, kOneLinkGlob),
     value("classes.*", "when_no_uplink", of_class<&ClassConfig::when_no_uplink, parse_word<kWhenNoUplink>>,
           "block, tunnel"),
     value("classes.*", "dns", of_class<&ClassConfig::dns, parse_word<kDns>>, "vpn"),
+    value("classes.*", "on_leave", of_class<&ClassConfig::on_leave, parse_word<kOnLeave>>, "end, keep"),
     value("classes.*", "table", of_class<&ClassConfig::table, parse_table>, "1 to 4294967295 except 253, 254 and 255"),
     value("classes.*", "mark", of_class<&ClassConfig::mark, parse_mark>,
           "VALUE/MASK of 32 bits, such as 0x4e000000/0xff000000, or a number other than 0"),
     value("classes.*", "preference", of_class<&ClassConfig::preference, parse_preference>, "3 to 32764"),
-    not_built("classes.*", "apps"),
-    not_built("classes.*", "units"),
-    not_built("classes.*", "slices"),
-    not_built("classes.*", "cgroups"),
-    not_built("classes.*", "users"),
-    not_built("classes.*", "destinations"),
-    not_built("classes.*", "enabled"),
-    not_built("classes.*", "uplink"),
-    not_built("classes.*", "via"),
-    not_built("classes.*", "on_leave"),
-    map("", "uplinks", "a map with the keys ignore, links, prefer"),
+    not_built("classes.*", "apps", "a list of desktop, flatpak or snap ids, or globs, such as [spotify, \"firefox*\"]"),
+    not_built("classes.*", "units", "a list of system services, such as [transmission-daemon.service]"),
+    not_built("classes.*", "slices", "a list of system slices, such as [backup.slice]"),
+    not_built("classes.*", "cgroups", "a list of cgroups, as paths from the root of cgroup v2"),
+    not_built("classes.*", "users", kAccounts),
+    not_built("classes.*", "destinations", "a list of prefixes, such as [203.0.113.0/24, \"2001:db8::/32\"]"),
+    not_built("classes.*", "classid", "the class's number in net_cls"),
+    map("", "uplinks"),
     value("uplinks", "prefer", of<&Config::uplinks, &UplinkConfig::prefer, parse_link_globs>, kLinkGlobs),
     value("uplinks", "ignore", of<&Config::uplinks, &UplinkConfig::ignore, parse_link_globs>, kLinkGlobs),
     value("uplinks", "links", of<&Config::uplinks, &UplinkConfig::links, parse_link_globs>, kLinkGlobs),
-    map("", "tunnels", "a map with the key links"),
+    map("", "tunnels"),
     value("tunnels", "links", of<&Config::tunnels, &TunnelConfig::links, parse_link_globs>, kLinkGlobs),
-    not_built("", "sites"),
-    map("", "allow", "a map with the keys groups, users"),
-    not_built("allow", "users"),
-    not_built("allow", "groups"),
-    not_built("", "marking"),
+    not_built("", "sites", "a list of maps with the keys classes, match, name, on_enter, on_leave, uplinks"),
+    map("", "allow"),
+    value("allow", "users", of<&Config::allow, &Allow::users, parse_accounts>, kAccounts),
+    value("allow", "groups", of<&Config::allow, &Allow::groups, parse_accounts>, kAccounts),
+    not_built("", "marking", "auto, bpf, nft, net_cls"),
     map("", "sockets", "a map with the key destroy_stale"),
-    not_built("sockets", "destroy_stale"),
-    map("", "log", "a map with the key level"),
-    not_built("log", "level"),
+    not_built("sockets", "destroy_stale", "true, false"),
+    map("", "log"),
+    value("log", "level", of_config<&Config::log_level, parse_word<kLogLevel>>, "error, warning, info, debug"),
 };
 
 std::string join(std::string_view section, std::string_view name) {
@@ -117,15 +130,27 @@ bool can_be_set(const Key& key) {
                        [&](const Key& inner) { return inner.section == section && can_be_set(inner); });
 }
 
+/// Sorted.
+std::vector<std::string_view> supported_keys(std::string_view section) {
+    std::vector<std::string_view> names;
+    for (const Key& key : kKeys) {
+        if (key.section == section && can_be_set(key)) names.push_back(key.name);
+    }
+    std::sort(names.begin(), names.end());
+    return names;
+}
+
+std::string allowed_in_map(std::string_view section) {
+    const auto names = supported_keys(section);
+    return fmt::format("a map with the key{} {}", names.size() == 1 ? "" : "s", fmt::join(names, ", "));
+}
+
 std::string unknown_key(const YamlNode& entry, std::string_view section, std::string_view path) {
     std::vector<std::string_view> known;
-    std::vector<std::string_view> allowed;
     for (const Key& key : kKeys) {
-        if (key.section != section) continue;
-        known.push_back(key.name);
-        if (can_be_set(key)) allowed.push_back(key.name);
+        if (key.section == section) known.push_back(key.name);
     }
-    std::sort(allowed.begin(), allowed.end());
+    const auto allowed = supported_keys(section);
     std::string text = path.empty() ? "" : fmt::format("{}: ", path);
     text += "unknown key " + quote(entry.key);
     const std::string_view meant = nearest(entry.key, known);
@@ -138,16 +163,32 @@ std::string unknown_key(const YamlNode& entry, std::string_view section, std::st
                                    : fmt::format(" allowed here: {}", fmt::join(allowed, ", ")));
 }
 
-/// What is wrong with the name of a class, or nothing.
-std::optional<std::string> refused_class(const std::string& name) {
+bool is_class_name(std::string_view name) {
     const auto is_letter = [](char c) { return c >= 'a' && c <= 'z'; };
     const auto is_inner = [&](char c) { return is_letter(c) || (c >= '0' && c <= '9') || c == '_'; };
-    if (name.empty() || name.size() > 31 || !is_letter(name.front()) ||
-        !std::all_of(name.begin(), name.end(), is_inner)) {
+    return !name.empty() && name.size() <= 31 && is_letter(name.front()) &&
+           std::all_of(name.begin(), name.end(), is_inner);
+}
+
+/// Nothing where the class is there already; what is wrong where it cannot be.
+std::optional<std::string> add_class(const std::string& name, Config& config) {
+    if (!is_class_name(name)) {
         return fmt::format(
             "{} cannot be the name of a class; allowed: a to z first, then up to 30 of a to z, 0 to 9, _", quote(name));
     }
-    if (name != "novpn") return fmt::format("classes.{}: not supported yet: only the class novpn", name);
+    auto& classes = config.classes;
+    const auto has_name = [](std::string_view wanted) {
+        return [wanted](const ClassConfig& known) { return known.name == wanted; };
+    };
+    if (std::any_of(classes.begin(), classes.end(), has_name(name))) return std::nullopt;
+    // The default class has its place, named or not.
+    const std::size_t others = classes.size() - static_cast<std::size_t>(std::count_if(classes.begin(), classes.end(),
+                                                                                       has_name(kDefaultClass)));
+    if (name != kDefaultClass && others == kMaxClasses - 1) {
+        return fmt::format("classes.{}: too many classes; allowed: {}, {} among them", name, kMaxClasses,
+                           kDefaultClass);
+    }
+    classes.push_back(ClassConfig{.name = name});
     return std::nullopt;
 }
 
@@ -162,12 +203,15 @@ class DocumentReader {
     std::optional<ConfigError> read_map(const YamlNode& node, const std::string& section, const std::string& path,
                                         const std::string& name, std::string_view allowed) {
         if (node.kind == YamlNode::Kind::null) return std::nullopt; // All its entries are commented out.
-        if (node.kind != YamlNode::Kind::map) return error(path, unexpected_value(node, "a map").value(), allowed);
+        if (node.kind != YamlNode::Kind::map) {
+            return error(path, unexpected_value(node, "a map").value(),
+                         allowed.empty() ? allowed_in_map(section) : std::string(allowed));
+        }
         for (const YamlNode& entry : node.children) {
             const Key* key = find_key(section, entry.key);
             if (key == nullptr) return error(entry.key_at, unknown_key(entry, section, path));
             const bool is_class = key->name == "*";
-            if (const auto refused = is_class ? refused_class(entry.key) : std::nullopt) {
+            if (const auto refused = is_class ? add_class(entry.key, config_) : std::nullopt) {
                 return error(entry.key_at, *refused);
             }
             if (auto failed = read_entry(entry, *key, join(path, entry.key), is_class ? entry.key : name))
@@ -179,15 +223,19 @@ class DocumentReader {
   private:
     std::optional<ConfigError> read_entry(const YamlNode& entry, const Key& key, const std::string& path,
                                           const std::string& name) {
-        if (key.kind == Key::Kind::not_built) return error(entry.key_at, path + ": not supported yet");
+        if (key.kind == Key::Kind::not_built) {
+            return error(entry.key_at, fmt::format("{}: not supported yet; it will take {}", path, key.allowed));
+        }
         if (key.kind == Key::Kind::map) {
-            origins_.insert_or_assign(path, Origin{.file = file_, .at = entry.key_at});
+            origins_.by_path.try_emplace(path, origin(entry.key_at));
             return read_map(entry, join(key.section, key.name), path, name, key.allowed);
         }
         if (const auto problem = key.parse(entry, name, config_)) return error(path, *problem, key.allowed);
-        origins_.insert_or_assign(path, Origin{.file = file_, .at = entry.at});
+        origins_.by_path.insert_or_assign(path, origin(entry.at));
         return std::nullopt;
     }
+
+    Origin origin(Position at) { return {.file = file_, .at = at, .order = ++origins_.read}; }
 
     ConfigError error(const std::string& path, const Problem& problem, std::string_view allowed) const {
         const std::string prefix = path.empty() ? "" : path + ": ";
@@ -206,8 +254,7 @@ class DocumentReader {
 
 std::optional<ConfigError> apply_document(const YamlNode& document, const std::string& file, Config& config,
                                           Origins& origins) {
-    return DocumentReader(file, config, origins)
-        .read_map(document, "", "", "", "a map with the keys classes, tunnels, uplinks");
+    return DocumentReader(file, config, origins).read_map(document, "", "", "", {});
 }
 
 std::vector<KeyName> key_names() {

@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::size_t kQuoteMax = 60;
 constexpr std::size_t kWordMax = 40; ///< longer ones are nobody's typing error
+constexpr std::size_t kAbbreviationMin = 3;
 
 bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xc0U) == 0x80U; }
 
@@ -106,7 +107,10 @@ std::string_view nearest(std::string_view typed, const std::vector<std::string_v
             best = word;
         }
     }
-    return best;
+    if (!best.empty() || typed.size() < kAbbreviationMin) return best;
+    const auto longer =
+        std::find_if(words.begin(), words.end(), [&](std::string_view word) { return word.starts_with(typed); });
+    return longer != words.end() ? *longer : best;
 }
 
 } // namespace novpn

@@ -21,7 +21,7 @@ std::string printable(std::string_view text);
 /// 'text', printable, and cut after 60 characters.
 std::string quote(std::string_view text);
 
-/// The word that `typed` is probably meant to be, or an empty string.
+/// The word that `typed` is probably meant to be, mistyped or cut short, or an empty string.
 std::string_view nearest(std::string_view typed, const std::vector<std::string_view>& words);
 
 } // namespace novpn

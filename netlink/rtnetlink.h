@@ -1,18 +1,14 @@
 // rtnetlink (rtnetlink(7)): dumps, lookups and changes on a request socket; notifications on another. Synchronous; the
 // caller waits for RouteMonitor::fd(). Owns its sockets; not thread-safe. Keeps no cache: libnl's go stale on the
-// kernel's silent removals. The only user of libnl.
+// kernel's silent removals.
 #pragma once
 
-#include "netlink/error.h"
+#include "netlink/nl_socket.h"
 #include "netlink/values.h"
 
 #include <cstddef>
-#include <memory>
 #include <span>
 #include <string_view>
-
-struct nl_msg;
-struct nl_sock;
 
 namespace novpn {
 
@@ -21,11 +17,6 @@ std::optional<Link> to_link(std::span<const std::byte> message);
 std::optional<Address> to_address(std::span<const std::byte> message);
 std::optional<Route> to_route(std::span<const std::byte> message);
 std::optional<Rule> to_rule(std::span<const std::byte> message);
-
-struct NlDeleter {
-    void operator()(nl_sock* socket) const;
-};
-using NlSocket = std::unique_ptr<nl_sock, NlDeleter>;
 
 class RouteSocket {
   public:
@@ -45,7 +36,7 @@ class RouteSocket {
     Expected<Lookup> lookup(const address& destination, std::optional<Mark> mark);
 
     /// ip route replace. Idempotent. network_unreachable: the gateway is not on-link (yet).
-    /// An IPv6 route that is not a default is added beside those of other links; it exists already: done.
+    /// An IPv6 route that is not a default is appended beside those of other links; it exists already: done.
     Expected<void> replace(const Route& route);
     /// ip route del. A route that is not there (any more) is done.
     Expected<void> remove(const Route& route);
@@ -58,12 +49,11 @@ class RouteSocket {
     std::uint32_t port() const;
 
   private:
-    explicit RouteSocket(NlSocket socket);
-    template<typename T, typename Convert>
-    Expected<std::vector<T>> dump(int type, const void* header, std::size_t size, Convert convert, std::string doing);
-    Expected<void> acknowledge(nl_msg* request, std::string doing);
-    NlSocket socket_;
-    std::vector<std::byte> buffer_;
+    explicit RouteSocket(RequestSocket requests);
+    Expected<std::vector<Route>> dump_routes(nl_msg& request, const std::function<bool(const Route&)>& wanted,
+                                             const std::string& doing);
+    Expected<void> acknowledge(nl_msg& request, const std::string& doing);
+    RequestSocket requests_;
 };
 
 /// Notifications about links, addresses, routes and rules of both families.

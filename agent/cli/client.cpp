@@ -15,56 +15,32 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kConnectTimeout = std::chrono::seconds(5);
-/// Far above the status of a busy machine; a bound all the same on what the other side may make us hold.
-constexpr std::size_t kMaxReplySize = std::size_t{16} * 1024 * 1024;
+constexpr auto kReplyTimeout = std::chrono::seconds(5);
 
 tl::unexpected<Error> failed(std::string doing, std::string reason, std::error_code code = {}) {
     return tl::make_unexpected(Error{.code = code, .doing = std::move(doing), .detail = std::move(reason)});
 }
 
 /// Waits until the socket is ready for `events`, not beyond `deadline`.
-Expected<void> wait_for(int fd, short events, Clock::time_point deadline, const std::string& doing) {
+Expected<void> wait_for(int fd, short events, std::optional<Clock::time_point> deadline, const std::string& doing) {
     for (;;) {
-        const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
-        if (left <= 0) return failed(doing, "the agent does not answer");
+        int left = -1;
+        if (deadline) {
+            left = static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(*deadline - Clock::now()).count());
+            if (left <= 0) return failed(doing, "the agent does not answer");
+        }
         pollfd ready{.fd = fd, .events = events, .revents = 0};
-        const int count = ::poll(&ready, 1, static_cast<int>(left));
+        const int count = ::poll(&ready, 1, left);
         if (count > 0) return {};
         if (count < 0 && errno != EINTR) return system_error(errno, doing);
     }
 }
 
-Expected<void> send_all(int fd, std::string_view bytes, Clock::time_point deadline, const std::string& doing) {
-    while (!bytes.empty()) {
-        const ssize_t sent = ::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (sent >= 0) {
-            bytes.remove_prefix(static_cast<std::size_t>(sent));
-        } else if (errno == EAGAIN) {
-            if (auto ready = wait_for(fd, POLLOUT, deadline, doing); !ready) return ready;
-        } else if (errno == EPIPE || errno == ECONNRESET) {
-            return failed(doing, "the agent closed the connection (too many are open?)");
-        } else if (errno != EINTR) {
-            return system_error(errno, doing);
-        }
-    }
-    return {};
-}
-
-Expected<std::string> receive_message(int fd, Clock::time_point deadline, const std::string& doing) {
-    varlink::Messages messages(kMaxReplySize);
-    std::array<char, 16384> chunk;
-    for (;;) {
-        if (auto message = messages.next()) return std::move(*message);
-        if (messages.too_long()) return failed(doing, "the agent's answer is too long");
-        if (auto ready = wait_for(fd, POLLIN, deadline, doing); !ready) return tl::make_unexpected(ready.error());
-        const ssize_t size = ::recv(fd, chunk.data(), chunk.size(), MSG_DONTWAIT);
-        if (size > 0)
-            messages.append({chunk.data(), static_cast<std::size_t>(size)});
-        else if (size == 0 || errno == ECONNRESET)
-            return failed(doing, "the agent closed the connection (too many are open?)");
-        else if (errno != EINTR && errno != EAGAIN)
-            return system_error(errno, doing);
-    }
+varlink::Call call_of(std::string_view method, boost::json::object parameters) {
+    varlink::Call call;
+    call.method = "io.novpn.Agent." + std::string(method);
+    call.parameters = std::move(parameters);
+    return call;
 }
 
 std::string reason_of(const varlink::Reply& reply) {
@@ -109,20 +85,72 @@ Expected<Client> Client::connect(const std::string& runtime_dir) {
     return Client(std::move(fd));
 }
 
+Expected<void> Client::send(const varlink::Call& call, Deadline deadline, const std::string& doing) {
+    const std::string message = to_message(call);
+    for (std::string_view bytes = message; !bytes.empty();) {
+        const ssize_t sent = ::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent >= 0) {
+            bytes.remove_prefix(static_cast<std::size_t>(sent));
+        } else if (errno == EAGAIN) {
+            if (auto ready = wait_for(fd_.get(), POLLOUT, deadline, doing); !ready) return ready;
+        } else if (errno == EPIPE || errno == ECONNRESET) {
+            return failed(doing, "the agent closed the connection (too many are open?)");
+        } else if (errno != EINTR) {
+            return system_error(errno, doing);
+        }
+    }
+    return {};
+}
+
+Expected<std::string> Client::receive_message(Deadline deadline, const std::string& doing) {
+    std::array<char, 16384> chunk;
+    for (;;) {
+        if (auto message = messages_.next()) return std::move(*message);
+        if (messages_.too_long()) return failed(doing, "the agent's answer is too long");
+        if (auto ready = wait_for(fd_.get(), POLLIN, deadline, doing); !ready)
+            return tl::make_unexpected(ready.error());
+        const ssize_t size = ::recv(fd_.get(), chunk.data(), chunk.size(), MSG_DONTWAIT);
+        if (size > 0)
+            messages_.append({chunk.data(), static_cast<std::size_t>(size)});
+        else if (size == 0 || errno == ECONNRESET)
+            return failed(doing, deadline ? "the agent closed the connection (too many are open?)"
+                                          : "the agent ended, or closed the connection");
+        else if (errno != EINTR && errno != EAGAIN)
+            return system_error(errno, doing);
+    }
+}
+
+Expected<varlink::Reply> Client::receive(Deadline deadline, const std::string& doing) {
+    const auto message = receive_message(deadline, doing);
+    if (!message) return tl::make_unexpected(message.error());
+    auto reply = varlink::parse_reply(*message);
+    if (!reply) return failed(doing, "the agent's answer makes no sense: " + reply.error().detail);
+    if (!reply->error.empty()) return failed(doing, reason_of(*reply));
+    return reply;
+}
+
 Expected<boost::json::object> Client::call(std::string_view method, boost::json::object parameters, std::string doing,
                                            std::chrono::milliseconds at_most) {
     const auto deadline = Clock::now() + at_most;
-    varlink::Call call;
-    call.method = "io.novpn.Agent." + std::string(method);
-    call.parameters = std::move(parameters);
-    if (auto sent = send_all(fd_.get(), to_message(call), deadline, doing); !sent)
+    if (auto sent = send(call_of(method, std::move(parameters)), deadline, doing); !sent)
         return tl::make_unexpected(sent.error());
-    const auto message = receive_message(fd_.get(), deadline, doing);
-    if (!message) return tl::make_unexpected(message.error());
-    auto reply = varlink::parse_reply(*message);
-    if (!reply) return failed(std::move(doing), "the agent's answer makes no sense: " + reply.error().detail);
-    if (!reply->error.empty()) return failed(std::move(doing), reason_of(*reply));
+    auto reply = receive(deadline, doing);
+    if (!reply) return tl::make_unexpected(reply.error());
     return std::move(reply->parameters);
+}
+
+Expected<void> Client::follow(std::string_view method, const std::string& doing,
+                              const std::function<bool(const boost::json::object&)>& each) {
+    Deadline deadline = Clock::now() + kReplyTimeout;
+    varlink::Call call = call_of(method, {});
+    call.more = true;
+    if (auto sent = send(call, deadline, doing); !sent) return sent;
+    for (;;) {
+        const auto reply = receive(deadline, doing);
+        if (!reply) return tl::make_unexpected(reply.error());
+        if (!each(reply->parameters) || !reply->continues) return {};
+        deadline.reset();
+    }
 }
 
 } // namespace novpn

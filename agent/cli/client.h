@@ -8,6 +8,9 @@
 
 #include <boost/json/object.hpp>
 #include <chrono>
+#include <cstddef>
+#include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -22,10 +25,25 @@ class Client {
     Expected<boost::json::object> call(std::string_view method, boost::json::object parameters, std::string doing,
                                        std::chrono::milliseconds at_most = std::chrono::seconds(5));
 
+    /// Gives each reply of a method with several to `each`, for as long as it returns true and the agent answers; the
+    /// first is waited for like the reply of call(), the others for ever. An error when the agent ends it.
+    Expected<void> follow(std::string_view method, const std::string& doing,
+                          const std::function<bool(const boost::json::object&)>& each);
+
   private:
+    /// Far above the status of a busy machine; a bound all the same on what the other side may make us hold.
+    static constexpr std::size_t kMaxReplySize = std::size_t{16} * 1024 * 1024;
+    using Deadline = std::optional<std::chrono::steady_clock::time_point>;
+
     explicit Client(UniqueFd fd)
         : fd_(std::move(fd)) {}
+    Expected<void> send(const varlink::Call& call, Deadline deadline, const std::string& doing);
+    Expected<std::string> receive_message(Deadline deadline, const std::string& doing);
+    /// An error of the method is an error here.
+    Expected<varlink::Reply> receive(Deadline deadline, const std::string& doing);
+
     UniqueFd fd_;
+    varlink::Messages messages_{kMaxReplySize};
 };
 
 /// False for the errors of connect() that mean that nobody listens.

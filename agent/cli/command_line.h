@@ -1,7 +1,10 @@
 // What was typed, as a value. The only user of CLI11.
 #pragma once
 
+#include <chrono>
+#include <optional>
 #include <string>
+#include <sys/types.h>
 #include <tl/expected.hpp>
 #include <variant>
 #include <vector>
@@ -14,9 +17,41 @@ struct Run {
     bool operator==(const Run&) const = default;
 };
 
+struct Add {
+    std::string class_name = "novpn";
+    pid_t pid = 0;
+    bool operator==(const Add&) const = default;
+};
+
+struct Remove {
+    pid_t pid = 0;
+    bool operator==(const Remove&) const = default;
+};
+
+/// `on` and `off`.
+struct Switch {
+    bool enabled = true;
+    std::string class_name = "novpn";
+    std::optional<std::chrono::seconds> for_how_long; ///< none: until the other word
+    bool operator==(const Switch&) const = default;
+};
+
 struct Status {
     bool json = false;
     bool operator==(const Status&) const = default;
+};
+
+struct Watch {
+    bool json = false;
+    bool operator==(const Watch&) const = default;
+};
+
+struct Explain {
+    std::string destination; ///< an address, or a name
+    std::optional<std::string> class_name;
+    std::optional<pid_t> pid; ///< then there is no class_name
+    bool json = false;
+    bool operator==(const Explain&) const = default;
 };
 
 struct Plan {
@@ -35,7 +70,15 @@ struct Check {
     bool operator==(const Check&) const = default;
 };
 
-using Command = std::variant<Run, Status, Plan, Down, Check>;
+struct Reload {
+    bool operator==(const Reload&) const = default;
+};
+
+struct Metrics {
+    bool operator==(const Metrics&) const = default;
+};
+
+using Command = std::variant<Run, Add, Remove, Switch, Status, Watch, Explain, Plan, Check, Reload, Metrics, Down>;
 
 struct CommandLine {
     std::string runtime_dir = "/run/novpn";

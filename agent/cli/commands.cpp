@@ -1,9 +1,15 @@
 #include "agent/cli/commands.h"
 
 #include "agent/cli/client.h"
+#include "agent/cli/duration.h"
+#include "agent/cli/event.h"
+#include "agent/cli/explanation.h"
+#include "agent/cli/fields.h"
+#include "agent/cli/name.h"
 #include "agent/cli/status.h"
 #include "agent/standalone.h"
 #include "config/load.h"
+#include "config/text.h"
 
 #include <boost/json/array.hpp>
 #include <boost/json/serialize.hpp>
@@ -11,6 +17,9 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
+#include <fmt/format.h>
+#include <fstream>
 #include <unistd.h>
 
 namespace novpn::cli {
@@ -25,8 +34,11 @@ constexpr int kRunFailed = 125;
 constexpr int kCannotExecute = 126;
 constexpr int kNotFound = 127;
 
+/// For what writes to the kernel as often as it has routes: thousands.
+constexpr auto kSlow = std::chrono::seconds(30);
+
 int fail(const Error& error, int exit_status = kFailed) {
-    std::fprintf(stderr, "novpn: %s\n", to_string(error).c_str());
+    std::fprintf(stderr, "novpn: %s\n", printable(to_string(error)).c_str());
     return exit_status;
 }
 
@@ -36,29 +48,73 @@ int print(const std::string& text) {
     return kDone;
 }
 
-Expected<json::object> ask(const std::string& runtime_dir, std::string_view method, std::string doing,
-                           std::chrono::milliseconds at_most = std::chrono::seconds(5)) {
+Expected<json::object> ask(const std::string& runtime_dir, std::string_view method, json::object parameters,
+                           std::string doing, std::chrono::milliseconds at_most = std::chrono::seconds(5)) {
     auto client = Client::connect(runtime_dir);
     if (!client) return tl::make_unexpected(client.error());
-    return client->call(method, {}, std::move(doing), at_most);
+    return client->call(method, std::move(parameters), std::move(doing), at_most);
 }
 
-Expected<void> place_myself(const std::string& runtime_dir, const std::string& class_name) {
-    auto client = Client::connect(runtime_dir);
-    if (!client) return tl::make_unexpected(client.error());
+Expected<json::object> place(const std::string& runtime_dir, const std::string& class_name, pid_t pid,
+                             const std::string& who) {
     json::object parameters;
     parameters["class"] = class_name;
-    parameters["pid"] = ::getpid();
-    const auto placed = client->call("Place", std::move(parameters), "placing this process in class " + class_name);
-    if (!placed) return tl::make_unexpected(placed.error());
-    return {};
+    parameters["pid"] = pid;
+    return ask(runtime_dir, "Place", std::move(parameters), fmt::format("placing {} in class {}", who, class_name));
+}
+
+/// "PID 1234 (curl)"; for the person only, as the name is the process's own choice.
+std::string described(pid_t pid) {
+    std::ifstream file(fmt::format("/proc/{}/comm", pid));
+    std::string name;
+    if (!std::getline(file, name) || name.empty()) return fmt::format("PID {}", pid);
+    return fmt::format("PID {} ({})", pid, printable(name));
+}
+
+std::string time_of_day() {
+    const std::time_t now = std::time(nullptr);
+    std::tm local{};
+    ::localtime_r(&now, &local);
+    return fmt::format("{:02}:{:02}:{:02}", local.tm_hour, local.tm_min, local.tm_sec);
+}
+
+Expected<json::object> explanation(const std::string& runtime_dir, const Explain& what,
+                                   const boost::asio::ip::address& destination) {
+    const std::string doing = "explaining " + destination.to_string();
+    json::object parameters;
+    parameters["destination"] = destination.to_string();
+    if (what.class_name) parameters["class"] = *what.class_name;
+    if (what.pid) parameters["pid"] = *what.pid;
+    auto answer = ask(runtime_dir, "Explain", std::move(parameters), doing);
+    if (answer || agent_runs(answer.error())) return answer;
+    if (what.pid)
+        return tl::make_unexpected(
+            Error{.code = {}, .doing = doing, .detail = "no agent runs that knows the process's class; try --class"});
+    return explain_without_agent(destination, what.class_name.value_or(ClassConfig{}.name));
+}
+
+/// "example.com is 192.0.2.1, the first of its 3 addresses", a line where a name was given.
+std::string address_line(const Explain& what, const Resolved& found) {
+    if (!found.by_name) return {};
+    std::string line = fmt::format("{} is {}", printable(what.destination), found.address.to_string());
+    if (found.addresses > 1) line += fmt::format(", the first of its {} addresses", found.addresses);
+    return line + ".\n";
+}
+
+/// A line where a process was given.
+std::string process_line(const Explain& what, const json::object& answer) {
+    if (!what.pid) return {};
+    const auto of_class = text_of(answer, "process_class");
+    const std::string process = described(*what.pid);
+    if (of_class.empty()) return process + " is in no class: it goes the ordinary way.\n";
+    return fmt::format("{} is in class {}.\n", process, of_class);
 }
 
 Expected<std::vector<std::string>> planned_commands(const std::string& runtime_dir, const Plan& how) {
     // The running agent has a config of its own, and cannot speak for another.
     if (!how.config_file.empty()) return plan_without_agent(how.config_file);
     const std::string doing = "asking the agent for its plan";
-    const auto answer = ask(runtime_dir, "Plan", doing);
+    const auto answer = ask(runtime_dir, "Plan", {}, doing);
     if (!answer) {
         if (agent_runs(answer.error())) return tl::make_unexpected(answer.error());
         return plan_without_agent({});
@@ -80,7 +136,8 @@ Expected<std::vector<std::string>> planned_commands(const std::string& runtime_d
 } // namespace
 
 int run(const std::string& runtime_dir, const Run& what) {
-    if (auto placed = place_myself(runtime_dir, what.class_name); !placed) return fail(placed.error(), kRunFailed);
+    const auto placed = place(runtime_dir, what.class_name, ::getpid(), "this process");
+    if (!placed) return fail(placed.error(), kRunFailed);
     if (::setenv("NOVPN_CLASS", what.class_name.c_str(), 1) != 0)
         return fail(system_error(errno, "setting NOVPN_CLASS").value(), kRunFailed);
 
@@ -95,10 +152,74 @@ int run(const std::string& runtime_dir, const Run& what) {
                 reason == ENOENT ? kNotFound : kCannotExecute);
 }
 
+int add(const std::string& runtime_dir, const Add& what) {
+    // Named before, as it may end any moment.
+    const std::string process = described(what.pid);
+    const auto answer = place(runtime_dir, what.class_name, what.pid, process);
+    if (!answer) return fail(answer.error());
+    const auto old = number_of(*answer, "old_sockets").value_or(0);
+    std::string text = fmt::format("{} is in class {}", process, what.class_name);
+    if (old == 1) text += "; 1 of its open sockets was made before and keeps its path";
+    if (old > 1) text += fmt::format("; {} of its open sockets were made before and keep their path", old);
+    return print(text + "\n");
+}
+
+int remove(const std::string& runtime_dir, const Remove& what) {
+    const std::string process = described(what.pid);
+    json::object parameters;
+    parameters["pid"] = what.pid;
+    const auto answer = ask(runtime_dir, "Release", std::move(parameters), "taking " + process + " out of its class");
+    if (!answer) return fail(answer.error());
+    const auto ended = number_of(*answer, "ended").value_or(0);
+    const auto kept = number_of(*answer, "kept").value_or(0);
+    std::string text = fmt::format("{} is out of class {}", process, text_of(*answer, "class"));
+    if (ended > 0) text += fmt::format("; {} ended", counted(ended, "open socket was", "open sockets were"));
+    if (kept > 0) text += "; " + counted(kept, "open socket keeps its path", "open sockets keep their path");
+    return print(text + "\n");
+}
+
+int turn(const std::string& runtime_dir, const Switch& what) {
+    const std::string state = what.enabled ? "on" : "off";
+    json::object parameters;
+    parameters["class"] = what.class_name;
+    parameters["enabled"] = what.enabled;
+    if (what.for_how_long) parameters["seconds"] = what.for_how_long->count();
+    const auto answer = ask(runtime_dir, "SetEnabled", std::move(parameters),
+                            fmt::format("turning class {} {}", what.class_name, state));
+    if (!answer) return fail(answer.error());
+    std::string text = fmt::format("class {} is {}", what.class_name, state);
+    if (what.for_how_long) text += " for " + to_words(*what.for_how_long);
+    if (!what.enabled) {
+        const bool usual = what.class_name == Switch{}.class_name;
+        text += fmt::format("; `novpn on{}` ends that", usual ? "" : " " + what.class_name);
+    }
+    return print(text + "\n");
+}
+
 int status(const std::string& runtime_dir, const Status& how) {
-    const auto answer = ask(runtime_dir, "Status", "asking the agent for its status");
+    const auto answer = ask(runtime_dir, "Status", {}, "asking the agent for its status");
     if (!answer) return fail(answer.error());
     return print(how.json ? json::serialize(*answer) + "\n" : to_text(*answer));
+}
+
+int watch(const std::string& runtime_dir, const Watch& how) {
+    auto client = Client::connect(runtime_dir);
+    if (!client) return fail(client.error());
+    int printed = kDone;
+    const auto ended = client->follow("Monitor", "watching the agent", [&](const json::object& event) {
+        printed = print((how.json ? json::serialize(event) : time_of_day() + "  " + to_line(event)) + "\n");
+        return printed == kDone;
+    });
+    return ended ? printed : fail(ended.error());
+}
+
+int explain(const std::string& runtime_dir, const Explain& what) {
+    const auto found = resolve(what.destination);
+    if (!found) return fail(found.error());
+    auto answer = explanation(runtime_dir, what, found->address);
+    if (!answer) return fail(answer.error());
+    if (what.json) return print(json::serialize(*answer) + "\n");
+    return print(address_line(what, *found) + process_line(what, *answer) + to_explanation(*answer));
 }
 
 int plan(const std::string& runtime_dir, const Plan& how) {
@@ -114,23 +235,37 @@ int plan(const std::string& runtime_dir, const Plan& how) {
     return print(text.empty() ? "nothing to change\n" : text);
 }
 
+int check(const Check& what) {
+    const auto config = load_config(what.file);
+    if (config) return print(printable(what.file) + ": ok\n");
+    // FILE:LINE:COL first, as compilers have it, so that editors can go there.
+    std::fprintf(stderr, "%s\n", to_string(config.error()).c_str());
+    return kFailed;
+}
+
+int reload(const std::string& runtime_dir) {
+    const auto answer = ask(runtime_dir, "Reload", {}, "reloading the config", kSlow);
+    return answer ? print("the config has been read again\n") : fail(answer.error());
+}
+
+int metrics(const std::string& runtime_dir) {
+    const std::string doing = "asking the agent for its metrics";
+    const auto answer = ask(runtime_dir, "Metrics", {}, doing);
+    if (!answer) return fail(answer.error());
+    const json::value* text = answer->if_contains("text");
+    if (text == nullptr || !text->is_string())
+        return fail(Error{.code = {}, .doing = doing, .detail = "the agent's answer makes no sense"});
+    return print(std::string(text->get_string()));
+}
+
 int down(const std::string& runtime_dir, const Down& how) {
     if (how.force) {
         if (::geteuid() != 0) return fail(system_error(EPERM, "releasing everything", "only root may").value());
         const auto released = force_down(runtime_dir);
         return released ? kDone : fail(released.error());
     }
-    // The reply comes when the kernel is clean, which takes longer with thousands of routes.
-    const auto answer = ask(runtime_dir, "Down", "asking the agent to end", std::chrono::seconds(30));
+    const auto answer = ask(runtime_dir, "Down", {}, "asking the agent to end", kSlow);
     return answer ? kDone : fail(answer.error());
-}
-
-int check(const Check& what) {
-    const auto config = load_config(what.file);
-    if (config) return kDone;
-    // FILE:LINE:COL first, as compilers have it, so that editors can go there.
-    std::fprintf(stderr, "%s\n", to_string(config.error()).c_str());
-    return kFailed;
 }
 
 } // namespace novpn::cli

@@ -10,9 +10,17 @@ namespace novpn::cli {
 
 /// Becomes the program, so that its terminal, signals and exit status are its own. Returns only where it cannot.
 int run(const std::string& runtime_dir, const Run& what);
+int add(const std::string& runtime_dir, const Add& what);
+int remove(const std::string& runtime_dir, const Remove& what);
+int turn(const std::string& runtime_dir, const Switch& what);
 int status(const std::string& runtime_dir, const Status& how);
+/// Until it is interrupted, or the agent ends.
+int watch(const std::string& runtime_dir, const Watch& how);
+int explain(const std::string& runtime_dir, const Explain& what);
 int plan(const std::string& runtime_dir, const Plan& how);
-int down(const std::string& runtime_dir, const Down& how);
 int check(const Check& what);
+int reload(const std::string& runtime_dir);
+int metrics(const std::string& runtime_dir);
+int down(const std::string& runtime_dir, const Down& how);
 
 } // namespace novpn::cli

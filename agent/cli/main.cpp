@@ -26,10 +26,17 @@ int main(int argc, char** argv) try {
     }
     const std::string& dir = line->runtime_dir;
     return std::visit(Overloaded{[&](const cli::Run& what) { return cli::run(dir, what); },
+                                 [&](const cli::Add& what) { return cli::add(dir, what); },
+                                 [&](const cli::Remove& what) { return cli::remove(dir, what); },
+                                 [&](const cli::Switch& what) { return cli::turn(dir, what); },
                                  [&](const cli::Status& how) { return cli::status(dir, how); },
+                                 [&](const cli::Watch& how) { return cli::watch(dir, how); },
+                                 [&](const cli::Explain& what) { return cli::explain(dir, what); },
                                  [&](const cli::Plan& how) { return cli::plan(dir, how); },
-                                 [&](const cli::Down& how) { return cli::down(dir, how); },
-                                 [&](const cli::Check& what) { return cli::check(what); }},
+                                 [&](const cli::Check& what) { return cli::check(what); },
+                                 [&](const cli::Reload&) { return cli::reload(dir); },
+                                 [&](const cli::Metrics&) { return cli::metrics(dir); },
+                                 [&](const cli::Down& how) { return cli::down(dir, how); }},
                       line->command);
 } catch (const std::exception& bug) {
     std::fprintf(stderr, "novpn: %s\n", bug.what());

@@ -1,5 +1,8 @@
 #include "agent/cli/status.h"
 
+#include "agent/cli/fields.h"
+#include "config/text.h"
+
 #include <boost/json/array.hpp>
 #include <boost/json/value.hpp>
 #include <fmt/format.h>
@@ -14,57 +17,6 @@ namespace json = boost::json;
 
 /// Where what is said of a heading begins.
 constexpr int kHeading = 15;
-
-std::string printable(std::string_view text) {
-    std::string safe;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        const auto byte = static_cast<unsigned char>(text[i]);
-        const auto next = i + 1 < text.size() ? static_cast<unsigned char>(text[i + 1]) : 0u;
-        if (byte < 0x20 || byte == 0x7f) {
-            safe += '?';
-        } else if (byte == 0xc2 && next >= 0x80 && next < 0xa0) {
-            // The control characters above ASCII (C1), which terminals obey too.
-            safe += '?';
-            ++i;
-        } else {
-            safe += static_cast<char>(byte);
-        }
-    }
-    return safe;
-}
-
-std::string text_of(const json::object& object, std::string_view name) {
-    const json::value* value = object.if_contains(name);
-    return value != nullptr && value->is_string() ? printable(value->get_string()) : std::string();
-}
-
-std::optional<std::int64_t> number_of(const json::object& object, std::string_view name) {
-    const json::value* value = object.if_contains(name);
-    if (value == nullptr) return std::nullopt;
-    json::error_code error;
-    const auto number = value->to_number<std::int64_t>(error);
-    if (error) return std::nullopt;
-    return number;
-}
-
-const json::object& object_of(const json::object& object, std::string_view name) {
-    static const json::object kNone;
-    const json::value* value = object.if_contains(name);
-    return value != nullptr && value->is_object() ? value->get_object() : kNone;
-}
-
-std::vector<const json::object*> objects_of(const json::object& object, std::string_view name) {
-    std::vector<const json::object*> objects;
-    const json::value* value = object.if_contains(name);
-    if (value == nullptr || !value->is_array()) return objects;
-    for (const auto& element : value->get_array())
-        if (element.is_object()) objects.push_back(&element.get_object());
-    return objects;
-}
-
-std::string counted(std::int64_t count, std::string_view singular, std::string_view plural) {
-    return fmt::format("{} {}", count, count == 1 ? singular : plural);
-}
 
 void line(std::string& out, std::string_view heading, std::string_view text) {
     out += fmt::format("{:<{}}{}\n", heading, kHeading, text);
@@ -91,8 +43,6 @@ std::string_view shape_words(std::string_view shape) {
     if (shape == "xfrm") return "added IPsec policies";
     return shape;
 }
-
-std::string table_words(std::int64_t table) { return table == 254 ? "table main" : fmt::format("table {}", table); }
 
 void write_family(std::string& out, std::string_view name, const json::object& family) {
     const json::object& uplink = object_of(family, "uplink");
@@ -187,12 +137,6 @@ void write_class(std::string& out, const json::object& of_class) {
                      number_of(packets, "masqueraded").value_or(0), number_of(packets, "dropped").value_or(0)));
 }
 
-std::string duration_words(std::int64_t microseconds) {
-    if (microseconds < 1000) return fmt::format("{} us", microseconds);
-    if (microseconds < 1'000'000) return fmt::format("{:.1f} ms", static_cast<double>(microseconds) / 1e3);
-    return fmt::format("{:.1f} s", static_cast<double>(microseconds) / 1e6);
-}
-
 } // namespace
 
 std::string to_text(const json::object& status) {
@@ -205,7 +149,7 @@ std::string to_text(const json::object& status) {
 
     if (const auto repairs = number_of(status, "repairs")) line(out, "repairs", std::to_string(*repairs));
     const auto reaction = number_of(status, "last_reaction_us");
-    line(out, "last reaction", reaction ? duration_words(*reaction) : "none yet");
+    line(out, "last reaction", reaction ? reaction_words(*reaction) : "none yet");
     for (const auto* warning : objects_of(status, "warnings"))
         line(out, "warning", fmt::format("{} ({})", text_of(*warning, "text"), text_of(*warning, "code")));
     return out;

@@ -11,6 +11,18 @@ namespace {
 constexpr Protocol kKernelProtocol{2};
 constexpr std::uint8_t kLinkScope = 253;
 
+/// Whether a request to delete names this route: a metric of 0, no link, no gateway and no source stand for any.
+bool is_named_by(const Route& request, const Route& route) {
+    if (route.table != request.table || route.destination != request.destination) return false;
+    if (route.protocol != request.protocol) return false;
+    if (request.metric && route.metric != request.metric) return false;
+    if (request.link.value && route.link != request.link) return false;
+    if (request.gateway && route.gateway != request.gateway) return false;
+    if (family_of(route) == Family::ipv6) return true; // compares no type and no source
+    return route.type == request.type && route.scope == request.scope &&
+           (!request.source || route.source == request.source);
+}
+
 Rule kernel_rule(Family family, std::uint32_t preference, TableId table) {
     return {.family = family, .preference = Preference{preference}, .table = table, .protocol = kKernelProtocol};
 }
@@ -98,24 +110,38 @@ void FakeKernel::add_address(const std::string& link, const address& local, unsi
 void FakeKernel::delete_address(const std::string& link, const address& local) {
     IfIndex index = link_ref(link).index;
     std::erase_if(addresses_, [&](const Address& a) { return a.link == index && a.local == local; });
+    auto also_on_link = [&](const Prefix& prefix) {
+        return std::ranges::any_of(addresses_, [&](const Address& a) {
+            return a.link == index && prefix_of(a.local, a.prefix_length) == prefix;
+        });
+    };
+    if (local.is_v6()) {
+        // Its connected route goes; a route that prefers it as source forgets the source and stays.
+        std::erase_if(routes_, [&](const Route& route) {
+            return route.link == index && !route.gateway && route.protocol == kKernelProtocol &&
+                   contains(route.destination, local) && route.table == kMainTable && !also_on_link(route.destination);
+        });
+        for (Route& route : routes_)
+            if (route.source == local) route.source.reset();
+        return;
+    }
+    // All without a word: main's routes that prefer it as source, its connected route among them, but not those of other
+    // tables (fib_sync_down_addr in net/ipv4/fib_semantics.c); with the last address every IPv4 route of the link. A
+    // gateway that only this address reached stays in use.
+    bool last = std::ranges::none_of(addresses_, [&](const Address& a) { return a.link == index && a.local.is_v4(); });
     std::erase_if(routes_, [&](const Route& route) {
-        bool connected = route.link == index && !route.gateway && route.protocol == kKernelProtocol &&
-                         contains(route.destination, local) && route.table == kMainTable;
-        return connected || route.source == local;
-    });
-    // IPv4 routes whose gateway was reachable by that address only go without a word.
-    std::erase_if(routes_, [&](const Route& route) {
-        return family_of(route) == Family::ipv4 && route.link == index && route.gateway && !route.onlink &&
-               !gateway_is_reachable(route);
+        return (route.source == local && route.table == kMainTable) ||
+               (last && route.link == index && family_of(route) == Family::ipv4);
     });
 }
 
 bool FakeKernel::gateway_is_reachable(const Route& route) const {
     if (!route.gateway || route.onlink) return true;
     if (route.gateway->is_v6() && route.gateway->to_v6().is_link_local()) return true;
+    // The kernel asks the route's own table, then the rules.
     return std::ranges::any_of(routes_, [&](const Route& other) {
-        return other.link == route.link && !other.gateway && contains(other.destination, *route.gateway) &&
-               other.destination.length > 0;
+        return (other.table == route.table || other.table == kMainTable) && other.type == RouteType::unicast &&
+               other.link == route.link && !other.gateway && contains(other.destination, *route.gateway);
     });
 }
 
@@ -159,7 +185,11 @@ std::optional<Route> FakeKernel::lookup(const Packet& packet) const {
                         (!rule.destination_port || (rule.destination_port->first <= packet.destination_port &&
                                                     packet.destination_port <= rule.destination_port->last));
         if (selected == rule.invert) continue;
-        if (rule.action == RuleAction::goto_) jump = rule.target;
+        // A goto without a rule to go to is passed over.
+        if (rule.action == RuleAction::goto_ && std::ranges::any_of(rules_, [&](const Rule& target) {
+                return target.family == family && target.preference == rule.target;
+            }))
+            jump = rule.target;
         if (rule.action == RuleAction::unreachable || rule.action == RuleAction::blackhole ||
             rule.action == RuleAction::prohibit)
             return std::nullopt;
@@ -201,27 +231,30 @@ Expected<Observed> FakeKernel::observe(const Scope& scope) {
     return observed;
 }
 
-Expected<void> FakeKernel::replace_route(const Route& route) {
+Expected<void> FakeKernel::replace_route(Route route) {
     if (route.type == RouteType::unicast) {
         auto link = std::ranges::find(links_, route.link, &Link::index);
         if (link == links_.end()) return system_error(ENODEV, "adding a route");
         if (!link->up) return system_error(ENETDOWN, "adding a route");
-        if (!gateway_is_reachable(route)) return system_error(ENETUNREACH, "adding a route");
+        if (!gateway_is_reachable(route))
+            return system_error(family_of(route) == Family::ipv4 ? ENETUNREACH : EHOSTUNREACH, "adding a route");
         if (route.source && std::ranges::find(addresses_, *route.source, &Address::local) == addresses_.end())
             return system_error(EINVAL, "adding a route");
+        route.link_down = !link->carrier;
     }
     auto existing = std::ranges::find_if(routes_, [&](const Route& r) { return key(r) == key(route); });
     if (existing == routes_.end())
         routes_.push_back(route);
     else if (family_of(route) == Family::ipv4 || is_default(route))
-        *existing = route; // IPv6 routes of a link are added exclusively: one that exists is done
+        *existing = route; // the other IPv6 routes are added beside those of other links: one that exists is done
     return {};
 }
 
 Expected<void> FakeKernel::replace_nft(const NftTable& table) {
     ObservedNft made{.present = true, .intact = true, .structure = structure_of(table)};
     for (const ClassMarking& c : table.classes) {
-        for (IfIndex link : c.links) made.links.insert({c.name, link});
+        if (c.guarded) // without a guard there is no set of links
+            for (IfIndex link : c.links) made.links.insert({c.name, link});
         for (const std::string& cgroup : c.cgroups) {
             if (!cgroups_.contains(cgroup)) return system_error(ENOENT, "looking for cgroup " + cgroup);
             made.members.insert({c.name, cgroup_level(cgroup), cgroups_.at(cgroup)});
@@ -239,7 +272,8 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
         FakeKernel& kernel;
         Expected<void> operator()(const ReplaceRoute& op) { return kernel.replace_route(op.route); }
         Expected<void> operator()(const DeleteRoute& op) {
-            std::erase_if(kernel.routes_, [&](const Route& r) { return key(r) == key(op.route); });
+            auto found = std::ranges::find_if(kernel.routes_, [&](const Route& r) { return is_named_by(op.route, r); });
+            if (found != kernel.routes_.end()) kernel.routes_.erase(found);
             return {};
         }
         Expected<void> operator()(const AddRule& op) {
@@ -284,12 +318,33 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
             kernel.nft_.links.erase(op.element);
             return {};
         }
+        Expected<void> operator()(const EndSocket& op) {
+            std::erase(kernel.open_sockets, op.socket);
+            return {};
+        }
     };
     return std::visit(Apply{*this}, operation);
 }
 
+Expected<Lookup> FakeKernel::lookup(const address& destination, std::optional<Mark> mark) {
+    auto answer = lookup({.destination = destination, .mark = mark ? mark->value : 0});
+    return Lookup{.destination = destination, .mark = mark, .answer = answer};
+}
+
+std::optional<std::string> FakeKernel::cgroup_of(pid_t pid) {
+    for (const auto& [path, pids] : processes_)
+        if (std::ranges::find(pids, pid) != pids.end()) return path;
+    return std::nullopt;
+}
+
+std::set<std::uint64_t> FakeKernel::cgroup_ids(const std::string& cgroup) {
+    auto found = cgroups_.find(cgroup);
+    return found == cgroups_.end() ? std::set<std::uint64_t>{} : std::set{found->second};
+}
+
 Expected<void> FakeKernel::place(const std::string& cgroup, pid_t pid) {
-    if (!cgroups_.contains(cgroup)) return system_error(ENOENT, "placing a process in " + cgroup);
+    for (auto& [_, pids] : processes_) std::erase(pids, pid);
+    if (!cgroup.empty() && !cgroups_.contains(cgroup)) return system_error(ENOENT, "placing a process in " + cgroup);
     processes_[cgroup].push_back(pid);
     return {};
 }

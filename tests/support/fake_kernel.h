@@ -35,6 +35,10 @@ class FakeKernel : public Kernel {
     // The port.
     Expected<Observed> observe(const Scope& scope) override;
     Expected<void> apply(const Operation& operation) override;
+    Expected<Lookup> lookup(const address& destination, std::optional<Mark> mark) override;
+    Expected<std::vector<OpenSocket>> sockets() override { return open_sockets; }
+    std::optional<std::string> cgroup_of(pid_t pid) override;
+    std::set<std::uint64_t> cgroup_ids(const std::string& cgroup) override;
     Expected<std::map<std::string, PacketCounts>> packets() override { return std::map<std::string, PacketCounts>{}; }
     Expected<void> place(const std::string& cgroup, pid_t pid) override;
     std::vector<pid_t> processes(const std::string& cgroup) override { return processes_[cgroup]; }
@@ -42,13 +46,16 @@ class FakeKernel : public Kernel {
     /// The route that rules and tables give, like RTM_GETROUTE; none: refused.
     std::optional<Route> lookup(const Packet& packet) const;
     const Link* link(const std::string& name) const;
+    const ObservedNft& nft() const { return nft_; }
     std::string link_name(IfIndex index) const;
+
+    std::vector<OpenSocket> open_sockets; ///< a test's to fill; EndSocket takes them away
 
     /// Called before each apply; an error it returns is the kernel's answer. For fault tests.
     std::function<std::optional<Error>(const Operation&)> refuse;
 
   private:
-    Expected<void> replace_route(const Route& route);
+    Expected<void> replace_route(Route route);
     Expected<void> replace_nft(const NftTable& table);
     bool gateway_is_reachable(const Route& route) const;
     Link& link_ref(const std::string& name);

@@ -111,11 +111,13 @@ class Player {
         if (what == "route") return change_route(words);
         if (what == "rule") return change_rule(words);
         if (what == "agent") return run_agent(words);
+        if (what == "on" || what == "off") return switch_class(words);
         if (what == "uplink") return expect(text, uplink(to_family(words[1])));
         if (what == "takeover") return expect(text, takeover(to_family(words[1])));
-        if (what == "class") return expect(text, fmt::format("class novpn {}", to_string(now().classes.at("novpn"))));
+        if (what == "class")
+            return expect(text, fmt::format("class {} {}", words[1], to_string(now().classes.at(words[1]).state)));
         if (what == "plan") return expect_plan(block);
-        if (what == "marked") return expect(text, leaves(words, 0x4e000000));
+        if (what == "marked") return expect(text, leaves(words, mark_of(words.after("class").value_or("novpn"))));
         if (what == "ordinary") return expect(text, leaves(words, 0));
         throw std::invalid_argument("not a word of scenarios");
     }
@@ -127,6 +129,12 @@ class Player {
         if (!config) throw std::invalid_argument(to_string(config.error()));
         config_ = *config;
         restart();
+    }
+
+    /// `off CLASS`, `on CLASS`, `reload` + block: what a person does to the running agent.
+    void switch_class(const Words& words) {
+        if (auto done = agent_->set_enabled(words[1], words[0] == "on", std::nullopt); !done)
+            throw std::runtime_error(to_string(done.error()));
     }
 
     void change_link(const Words& words) {
@@ -192,7 +200,7 @@ class Player {
             plan_ += to_string(operation, *kernel_.observe({})) + "\n";
             return std::nullopt;
         };
-        if (auto pass = agent_->reconcile("scenario", Clock::now(), true); pass.failure)
+        if (auto pass = agent_->reconcile("scenario", Clock::now(), Depth::everything); pass.failure)
             throw std::runtime_error(to_string(*pass.failure));
         kernel_.refuse = nullptr;
     }
@@ -214,10 +222,17 @@ class Player {
         return fmt::format("takeover {} {}", to_string(family), describe(now().takeovers.at(family)));
     }
 
+    std::uint32_t mark_of(const std::string& class_name) const {
+        for (const ClassConfig& c : config_.classes)
+            if (c.name == class_name) return c.mark.value;
+        throw std::invalid_argument("no class " + class_name);
+    }
+
     std::string leaves(const Words& words, std::uint32_t mark) {
         Family family = to_family(words[1]);
         auto route = kernel_.lookup({.destination = family == Family::ipv4 ? kInternet4 : kInternet6, .mark = mark});
-        return fmt::format("{} {} {}", words[0], words[1],
+        std::string of_class = words.has("class") ? " class " + *words.after("class") : "";
+        return fmt::format("{} {}{} {}", words[0], words[1], of_class,
                            route ? "leaves by " + kernel_.link_name(route->link) : "refused");
     }
 

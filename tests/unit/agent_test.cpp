@@ -5,6 +5,7 @@
 
 #include <boost/json/array.hpp>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 
 namespace novpn::test {
 
@@ -20,7 +21,7 @@ class AgentTest : public testing::Test {
         kernel.add_route(
             {.destination = any_prefix(Family::ipv4), .metric = 600, .gateway = ip("192.168.10.1"), .link = wlan0});
     }
-    Pass pass() { return agent.reconcile("test", Clock::now(), true); }
+    Pass pass() { return agent.reconcile("test", Clock::now(), Depth::nft); }
     std::vector<Rule> our_rules() {
         std::vector<Rule> rules;
         const Observed observed = *kernel.observe({});
@@ -84,13 +85,13 @@ TEST_F(AgentTest, CalmsDownAgainstARivalThatNeverStops) {
     int repaired = 0;
     for (int i = 0; i < 100; ++i) {
         if (!our_rules().empty()) kernel.delete_rule(our_rules().front());
-        Pass p = agent.reconcile("rival", now, true);
+        Pass p = agent.reconcile("rival", now, Depth::nft);
         if (p.operations) ++repaired;
         EXPECT_LE(p.wait.value_or(Clock::duration{}), std::chrono::seconds(1));
         now += std::chrono::milliseconds(1);
     }
     EXPECT_EQ(repaired, 10);
-    EXPECT_TRUE(agent.reconcile("later", now + std::chrono::seconds(1), true).operations);
+    EXPECT_TRUE(agent.reconcile("later", now + std::chrono::seconds(1), Depth::nft).operations);
 }
 
 TEST_F(AgentTest, ReleaseLeavesNothingAndLooksNoMore) {
@@ -149,6 +150,139 @@ TEST_F(AgentTest, ReloadMovesToOtherNumbers) {
     ASSERT_TRUE(reloading.reload());
     for (const Rule& rule : our_rules()) EXPECT_GE(rule.preference.value, 99u);
     for (const Route& route : routes_with_strays()) EXPECT_NE(route.table, TableId{7866});
+}
+
+TEST_F(AgentTest, OffEndsTheSocketsOfTheClassOnly) {
+    ASSERT_TRUE(agent.start());
+    std::uint64_t inside = *kernel.cgroup_ids("novpn-1/novpn").begin();
+    OpenSocket member{.ip_protocol = IPPROTO_TCP,
+                      .local = ip("192.168.10.50"),
+                      .local_port = 4000,
+                      .remote = ip("203.0.113.10"),
+                      .remote_port = 443,
+                      .cgroup_id = inside};
+    OpenSocket on_this_machine = member;
+    on_this_machine.local = ip("127.0.0.1");
+    on_this_machine.remote = ip("127.0.0.1");
+    OpenSocket stranger = member;
+    stranger.cgroup_id = inside + 1;
+    kernel.open_sockets = {member, on_this_machine, stranger};
+    ASSERT_TRUE(agent.set_enabled("novpn", false, std::nullopt));
+    EXPECT_EQ(kernel.open_sockets, (std::vector{on_this_machine, stranger}));
+    EXPECT_FALSE(agent.is_steered("novpn"));
+    EXPECT_TRUE(kernel.observe({})->nft.members.empty()) << "new sockets are not marked";
+    EXPECT_TRUE(kernel.observe({})->nft.present) << "what is left of old flows is dropped and counted";
+    EXPECT_EQ(pass().operations, 0u);
+    ASSERT_TRUE(agent.set_enabled("novpn", true, std::nullopt));
+    EXPECT_TRUE(agent.is_steered("novpn"));
+}
+
+TEST_F(AgentTest, OffForAWhileAsksForAPassThenAndIsOnAgain) {
+    std::optional<Clock::time_point> asked;
+    Agent switched(kernel, Config{},
+                   {.cgroup_root = "novpn-1", .wake_at = [&](Clock::time_point when) { asked = when; }});
+    ASSERT_TRUE(switched.start());
+    ASSERT_TRUE(switched.set_enabled("novpn", false, std::chrono::seconds(60)));
+    ASSERT_TRUE(asked);
+    EXPECT_FALSE(switched.is_steered("novpn"));
+    switched.reconcile("early", *asked - std::chrono::seconds(1), Depth::routing);
+    EXPECT_FALSE(switched.is_steered("novpn"));
+    switched.reconcile("time is up", *asked, Depth::routing);
+    EXPECT_TRUE(switched.is_steered("novpn"));
+}
+
+TEST_F(AgentTest, OnLeaveKeepLetsOpenFlowsGoOn) {
+    Config config;
+    config.classes[0].on_leave = OnLeave::keep;
+    Agent keeping(kernel, config, {.cgroup_root = "novpn-1"});
+    ASSERT_TRUE(keeping.start());
+    std::uint64_t inside = *kernel.cgroup_ids("novpn-1/novpn").begin();
+    kernel.open_sockets = {
+        {.ip_protocol = IPPROTO_TCP, .local = ip("192.168.10.50"), .remote = ip("203.0.113.10"), .cgroup_id = inside}};
+    ASSERT_TRUE(keeping.set_enabled("novpn", false, std::nullopt));
+    EXPECT_EQ(kernel.open_sockets.size(), 1u);
+    auto route = kernel.lookup({.destination = ip("203.0.113.10"), .mark = 0x4e000000});
+    ASSERT_TRUE(route);
+    EXPECT_EQ(route->table, TableId{7866}) << "marked packets of open flows still have their table";
+    EXPECT_TRUE(kernel.observe({})->nft.members.empty());
+}
+
+TEST_F(AgentTest, RemovingAClassByReloadRemovesItsSteeringAndOnlyThat) {
+    std::string yaml = "classes: {novpn: {}, work: {table: 7867, mark: 0x4f000000/0xff000000, preference: 70}}";
+    Agent reloading(kernel, *parse_config(yaml, "novpn.yaml"),
+                    {.cgroup_root = "novpn-1", .load = [&] { return parse_config(yaml, "novpn.yaml"); }});
+    ASSERT_TRUE(reloading.start());
+    auto before = *kernel.observe({.tables = {TableId{7866}}, .cgroups = {"novpn-1/novpn"}});
+    yaml = "classes: {novpn: {}}";
+    ASSERT_TRUE(reloading.reload());
+    for (const Route& route : routes_with_strays()) EXPECT_NE(route.table, TableId{7867});
+    EXPECT_EQ(our_rules().size(), 8u);
+    auto after = *kernel.observe({.tables = {TableId{7866}}, .cgroups = {"novpn-1/novpn"}, .cgroup_root = "novpn-1"});
+    EXPECT_EQ(after.cgroups, before.cgroups) << "the other class's cgroup is gone, this one is the same";
+    EXPECT_EQ(reloading.reconcile("again", Clock::now(), Depth::everything).operations, 0u);
+}
+
+TEST_F(AgentTest, PlaceAndReleaseMoveTheProcess) {
+    ASSERT_TRUE(agent.start());
+    ASSERT_TRUE(agent.place("novpn", 4711));
+    EXPECT_EQ(agent.class_of(4711), "novpn");
+    auto released = agent.release(4711);
+    ASSERT_TRUE(released);
+    EXPECT_EQ(released->class_name, "novpn");
+    EXPECT_FALSE(agent.class_of(4711));
+    auto again = agent.release(4711);
+    ASSERT_FALSE(again);
+    EXPECT_EQ(again.error().code, std::errc::invalid_argument);
+}
+
+TEST_F(AgentTest, StatusSaysWhoseRuleLeadsMembersAstray) {
+    kernel.add_link({.name = "wg0", .kind = "wireguard", .hardware = 65534, .up = true, .carrier = true});
+    ASSERT_TRUE(agent.start());
+    EXPECT_EQ(agent.status({}).at("health"), "ok");
+    kernel.add_route(
+        {.table = TableId{51820}, .destination = any_prefix(Family::ipv4), .link = kernel.link("wg0")->index});
+    kernel.add_rule(
+        {.preference = Preference{62}, .table = TableId{51820}, .invert = true, .mark = Mark{0xca6c, 0xffffffff}});
+    auto status = agent.status({});
+    EXPECT_EQ(status.at("health"), "degraded");
+    EXPECT_EQ(status.at("summary"),
+              "Class novpn is held up: the rule 'preference 62 not fwmark 0xca6c/0xffffffff lookup "
+              "51820' of wg-quick leads its packets to wg0, and the guard drops them.");
+}
+
+TEST_F(AgentTest, ExplainNamesRouteRuleAndOwner) {
+    ASSERT_TRUE(agent.start());
+    auto explained = agent.explain(ip("203.0.113.10"), "novpn");
+    ASSERT_TRUE(explained);
+    const auto& member = explained->at("member").as_object();
+    EXPECT_EQ(member.at("route"), "default via 192.168.10.1 dev wlan0 table 7866 proto 78");
+    EXPECT_EQ(member.at("rule"), "preference 64 fwmark 0x4e000000/0xff000000 lookup 7866 protocol 78");
+    EXPECT_EQ(member.at("owner"), "novpn");
+    const auto& ordinary = explained->at("ordinary").as_object();
+    EXPECT_EQ(ordinary.at("table"), 254);
+    EXPECT_EQ(ordinary.at("preference"), 32766);
+    EXPECT_EQ(ordinary.at("owner"), "kernel");
+}
+
+TEST_F(AgentTest, MetricsAreOpenMetrics) {
+    ASSERT_TRUE(agent.start());
+    std::string text = agent.metrics();
+    EXPECT_NE(text.find("novpn_class_state{class=\"novpn\",novpn_class_state=\"steering\"} 1\n"), std::string::npos)
+        << text;
+    EXPECT_NE(text.find("novpn_uplink_info{family=\"ipv4\",link=\"wlan0\",gateway=\"192.168.10.1\",from=\"main\"} 1\n"),
+              std::string::npos)
+        << text;
+    EXPECT_TRUE(text.ends_with("# EOF\n"));
+}
+
+TEST_F(AgentTest, TellsASubscriberWhatAPassDid) {
+    std::vector<boost::json::object> events;
+    agent.on_event([&](const boost::json::object& event) { events.push_back(event); });
+    ASSERT_TRUE(agent.start());
+    pass();
+    ASSERT_EQ(events.size(), 1u) << "a pass that changes nothing is no event";
+    EXPECT_EQ(events[0].at("cause"), "start");
+    EXPECT_GT(events[0].at("operations").as_array().size(), 5u);
 }
 
 } // namespace novpn::test

@@ -75,7 +75,8 @@ TEST(StatusText, SurvivesFieldsOfOtherTypes) {
 
 TEST(StatusText, KeepsControlCharactersFromTheTerminal) {
     EXPECT_EQ(text_of(R"({"summary": "a\u001b[2Jb\u009bc\nd\u007f é", "last_reaction_us": 850})"),
-              "a?[2Jb?c?d? é\n\nlast reaction  850 us\n");
+              R"(a\x1b[2Jb\u{9b}c\x0ad\x7f é)"
+              "\n\nlast reaction  850 us\n");
 }
 
 } // namespace

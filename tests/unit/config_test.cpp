@@ -3,15 +3,18 @@
 #include "config/load.h"
 #include "config/numbers.h"
 #include "config/schema.h"
+#include "config/text.h"
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <gtest/gtest.h>
 #include <iterator>
 #include <ostream>
+#include <random>
 #include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>
@@ -25,9 +28,14 @@ void PrintTo(const Config& config, std::ostream* out) {
         for (const auto& glob : globs) *out << glob << ',';
     };
     for (const auto& c : config.classes) {
-        *out << c.name << " tunnel=" << (c.when_no_uplink == WhenNoUplink::tunnel) << " table=" << c.table.value
-             << " mark=" << to_string(c.mark) << " preference=" << c.preference.value;
+        *out << c.name << " enabled=" << c.enabled << " uplink=" << c.uplink << " via=" << c.via
+             << " tunnel=" << (c.when_no_uplink == WhenNoUplink::tunnel) << " keep=" << (c.on_leave == OnLeave::keep)
+             << " table=" << c.table.value << " mark=" << to_string(c.mark) << " preference=" << c.preference.value
+             << "; ";
     }
+    list("users", config.allow.users);
+    list("groups", config.allow.groups);
+    *out << " level=" << static_cast<int>(config.log_level);
     list("prefer", config.uplinks.prefer);
     list("ignore", config.uplinks.ignore);
     list("links", config.uplinks.links);
@@ -112,14 +120,91 @@ Config config_of_example(const std::string& name) {
 
 TEST(ParseConfig, ReadsEveryBuiltKey) {
     const Config expected{.classes = {{.name = "novpn",
+                                       .enabled = false,
+                                       .uplink = "wl*",
+                                       .on_leave = OnLeave::keep,
                                        .when_no_uplink = WhenNoUplink::tunnel,
                                        .dns = Dns::vpn,
                                        .table = TableId{100},
                                        .mark = {.value = 0x00c80000, .mask = 0x00ff0000},
                                        .preference = Preference{5200}}},
+                          .allow = {.users = {"alice", "_apt", "1000"}, .groups = {}},
+                          .log_level = LogLevel::debug,
                           .uplinks = {.prefer = {"eth0", "wl*"}, .ignore = {"docker0", "veth*"}, .links = {"tap-lan"}},
                           .tunnels = {.links = {"cscotun*"}}};
     EXPECT_EQ(config_of_example("good_all_built_keys.yaml"), expected);
+}
+
+TEST(ParseConfig, KeepsTheClassesInTheOrderOfTheFile) {
+    const Config expected{.classes = {{.name = "music",
+                                       .uplink = "wl*",
+                                       .table = TableId{7867},
+                                       .mark = {.value = 0x4f000000, .mask = 0xff000000},
+                                       .preference = Preference{68}},
+                                      {.name = "novpn", .enabled = false},
+                                      {.name = "lab_2",
+                                       .via = "tun0",
+                                       .table = TableId{7868},
+                                       .mark = {.value = 0x50000000, .mask = 0xff000000},
+                                       .preference = Preference{72}}}};
+    EXPECT_EQ(config_of_example("good_several_classes.yaml"), expected);
+}
+
+TEST(ParseConfig, PutsTheClassNovpnFirstWhereNothingNamesIt) {
+    const auto config = parse_config("classes: {m: {table: 1, mark: 1, preference: 3}}", "f");
+    ASSERT_TRUE(config) << to_string(config.error());
+    ASSERT_EQ(config->classes.size(), 2U);
+    EXPECT_EQ(config->classes[0], ClassConfig{});
+    EXPECT_EQ(config->classes[1].name, "m");
+}
+
+/// `count` classes besides novpn, each with numbers that no other has.
+std::string classes_besides_novpn(std::size_t count) {
+    std::string text = "classes:\n";
+    for (std::size_t i = 1; i <= count; ++i) {
+        text += "  c" + std::to_string(i) + ": {table: " + std::to_string(i) + ", mark: " + std::to_string(i) +
+                "/0xffff, preference: " + std::to_string(100 + 3 * i) + "}\n";
+    }
+    return text;
+}
+
+TEST(ParseConfig, TakesSixtyFourClassesWithNovpnNamedOrNot) {
+    const auto mark_elsewhere = "  novpn: {mark: 0xff00/0xff00}\n";
+    for (const std::string& text : {classes_besides_novpn(63) + mark_elsewhere,
+                                    "classes:\n" + std::string(mark_elsewhere) + classes_besides_novpn(63).substr(9)}) {
+        const auto config = parse_config(text, "f");
+        ASSERT_TRUE(config) << to_string(config.error());
+        EXPECT_EQ(config->classes.size(), kMaxClasses);
+    }
+    for (const std::string& text : {classes_besides_novpn(64), classes_besides_novpn(64) + mark_elsewhere}) {
+        EXPECT_EQ(error_of(text), "f:65:3: classes.c64: too many classes; allowed: 64, novpn among them");
+    }
+}
+
+TEST(ParseConfig, TakesClassNamesOfThirtyOneCharacters) {
+    const auto named = [](const std::string& name) {
+        return error_of("classes: {" + name + ": {table: 1, mark: 1, preference: 3}}");
+    };
+    for (const std::string& good : {std::string("a"), std::string("a_0"), std::string(31, 'z')}) {
+        EXPECT_EQ(named(good), "accepted") << good;
+    }
+    for (const std::string& bad : {std::string("''"), std::string("_a"), std::string("0a"), std::string("A"),
+                                   std::string("a-b"), std::string("a.b"), std::string("é"), std::string(32, 'z')}) {
+        EXPECT_NE(named(bad).find("cannot be the name of a class"), std::string::npos) << bad << ": " << named(bad);
+    }
+}
+
+TEST(ParseConfig, TakesNamesAndNumbersOfUsers) {
+    Config expected;
+    expected.allow.users = {"a", "www-data", "0", "4294967294", "1000", std::string(32, 'a')};
+    const auto config =
+        parse_config("allow: {users: [a, www-data, 0, 4294967294, '1000', " + std::string(32, 'a') + "]}", "f");
+    ASSERT_TRUE(config) << to_string(config.error());
+    EXPECT_EQ(*config, expected);
+    for (const std::string bad : {"4294967295", "-1", "007", "0x1", "1a", "Alice", "a.b", "a b", "''", "~", "[a]", "ü",
+                                  "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}) {
+        EXPECT_FALSE(parse_config("allow: {users: [" + bad + "]}", "f")) << bad;
+    }
 }
 
 TEST(ParseConfig, TakesNothingForTheDefaults) {
@@ -182,14 +267,15 @@ TEST(ParseConfig, RefusesEveryKeyThatIsNotBuiltAsSuch) {
         const int column = static_cast<int>(text.rfind('{') == std::string::npos ? 1 : text.rfind('{') + 2);
         const auto refused = parse_config(text + closing, "f");
         ASSERT_FALSE(refused) << text;
-        EXPECT_EQ(refused.error(),
-                  (ConfigError{.file = "f", .line = 1, .column = column, .message = path + ": not supported yet"}));
+        const ConfigError& error = refused.error();
+        EXPECT_EQ(error, (ConfigError{.file = "f", .line = 1, .column = column, .message = error.message}));
+        EXPECT_TRUE(error.message.starts_with(path + ": not supported yet; it will take ")) << error.message;
     }
 }
 
 TEST(ParseConfig, TakesDotsAndStarsInKeysForLetters) {
     EXPECT_EQ(error_of("uplinks.prefer: [eth0]"),
-              "f:1:1: unknown key 'uplinks.prefer'; allowed here: classes, tunnels, uplinks");
+              "f:1:1: unknown key 'uplinks.prefer'; allowed here: allow, classes, log, tunnels, uplinks");
     EXPECT_EQ(error_of("classes: {'*': {}}"),
               "f:1:11: '*' cannot be the name of a class; allowed: a to z first, then up to 30 of a to z, 0 to 9, _");
 }
@@ -265,15 +351,75 @@ TEST_F(ConfigFiles, MapsMergeListsReplaceAndTheLaterNameWins) {
 TEST_F(ConfigFiles, AnErrorNamesTheFileItIsIn) {
     write("novpn.yaml", "classes: {novpn: {table: 100}}\n");
     write("conf.d/10.yaml", "\nuplink: {}\n");
-    EXPECT_EQ(load_error(),
-              path("conf.d/10.yaml") +
-                  ":2:1: unknown key 'uplink'; did you mean 'uplinks'? allowed here: classes, tunnels, uplinks");
+    EXPECT_EQ(
+        load_error(),
+        path("conf.d/10.yaml") +
+            ":2:1: unknown key 'uplink'; did you mean 'uplinks'? allowed here: allow, classes, log, tunnels, uplinks");
 }
 
 TEST_F(ConfigFiles, AWrongValueIsRefusedAlsoWhereALaterFileReplacesIt) {
     write("novpn.yaml", "classes: {novpn: {table: 254}}\n");
     write("conf.d/10.yaml", "classes: {novpn: {table: 100}}\n");
     EXPECT_TRUE(load_error().starts_with(path("novpn.yaml") + ":1:26: ")) << load_error();
+}
+
+constexpr auto kMusicClass = "classes: {music: {table: 100, mark: 0x4f000000/0xff000000, preference: 70}}\n";
+
+TEST_F(ConfigFiles, AClassMayBeCompletedByADropIn) {
+    write("novpn.yaml", "classes: {music: {table: 100, preference: 70}}\n");
+    EXPECT_EQ(load_error(), path("novpn.yaml") +
+                                ":1:11: classes.music: missing: mark; every class but novpn needs table, "
+                                "mark and preference of its own");
+    write("conf.d/10.yaml", "classes: {music: {mark: 0x4f000000/0xff000000}, novpn: {enabled: false}}\n");
+    const Config expected{.classes = {{.name = "music",
+                                       .table = TableId{100},
+                                       .mark = {.value = 0x4f000000, .mask = 0xff000000},
+                                       .preference = Preference{70}},
+                                      {.enabled = false}}};
+    const auto loaded = load();
+    ASSERT_TRUE(loaded) << to_string(loaded.error());
+    EXPECT_EQ(*loaded, expected);
+}
+
+TEST_F(ConfigFiles, AClashIsShownInTheFileThatIsReadLater) {
+    write("novpn.yaml", kMusicClass);
+    write("conf.d/10.yaml", "classes: {novpn: {table: 100}}\n");
+    EXPECT_EQ(load_error(), path("conf.d/10.yaml") +
+                                ":1:26: classes.novpn.table: table 100 is the table of class 'music' (" +
+                                path("novpn.yaml") + ":1:26); allowed: another number");
+}
+
+TEST_F(ConfigFiles, ADropInTurnsAnUplinkIntoATunnelByTakingItBack) {
+    write("novpn.yaml", "classes: {novpn: {uplink: eth0}}\n");
+    write("conf.d/10.yaml", "classes: {novpn: {via: tun0}}\n");
+    EXPECT_EQ(load_error(),
+              path("conf.d/10.yaml") + ":1:24: classes.novpn.via: the class has 'uplink' already (" +
+                  path("novpn.yaml") +
+                  ":1:27); uplink pins it to a physical way out, via sends it by a tunnel always; allowed: "
+                  "one of them");
+    write("conf.d/10.yaml", "classes: {novpn: {via: tun0, uplink: null}}\n");
+    const auto loaded = load();
+    ASSERT_TRUE(loaded) << to_string(loaded.error());
+    EXPECT_EQ(*loaded, (Config{.classes = {{.via = "tun0"}}}));
+}
+
+TEST_F(ConfigFiles, DropInsCountWithoutAMainFileWhereItMayBeMissing) {
+    const auto load_if_there = [&] { return load_config(path("novpn.yaml"), Missing::is_empty); };
+    EXPECT_EQ(load_if_there().value(), Config{});
+    write("conf.d/10.yaml", "classes: {novpn: {table: 100}}\n");
+    EXPECT_EQ(load_if_there().value(), (Config{.classes = {{.table = TableId{100}}}}));
+    EXPECT_EQ(load_error(), path("novpn.yaml") + ": No such file or directory");
+    write("conf.d/10.yaml", "classes: {novpn: {table: 0}}\n");
+    EXPECT_FALSE(load_if_there());
+}
+
+TEST_F(ConfigFiles, AMainFileThatCannotBeReadIsNotMissing) {
+    fs::create_symlink("nowhere.yaml", path("novpn.yaml"));
+    const auto config = load_config(path("novpn.yaml"), Missing::is_empty);
+    ASSERT_FALSE(config);
+    EXPECT_EQ(to_string(config.error()), path("novpn.yaml") + ": No such file or directory");
+    write("file", "");
+    EXPECT_FALSE(load_config(path("file/novpn.yaml"), Missing::is_empty)); // not a directory
 }
 
 TEST_F(ConfigFiles, AMissingFileIsAnErrorAndAMissingDirectoryIsNot) {
@@ -309,29 +455,23 @@ const ClassConfig kMusic{.name = "music",
 
 TEST(FindClash, LetsDifferentNumbersBe) { EXPECT_EQ(find_clash({kNovpn, kMusic}), std::nullopt); }
 
-TEST(FindClash, NamesTheKeyAndTheOtherClass) {
-    ClassConfig other = kMusic;
-    other.table = kNovpn.table;
-    EXPECT_EQ(find_clash({kNovpn, other}),
-              (NumberClash{.first = "novpn",
-                           .second = "music",
-                           .key = "table",
-                           .what = "table 7866 is the table of class 'novpn'; allowed: another number"}));
-    other = kMusic;
-    other.mark = {.value = 0x4e00, .mask = 0xff00};
-    EXPECT_EQ(find_clash({kNovpn, other}),
-              (NumberClash{.first = "novpn",
-                           .second = "music",
-                           .key = "mark",
-                           .what = "mark 0x4e00/0xff00 and 0x4e000000/0xff000000 of class 'novpn' can be on the same "
-                                   "packet; allowed: values that differ in a bit of both masks"}));
-    other = kMusic;
-    other.preference = Preference{66};
-    EXPECT_EQ(find_clash({kNovpn, other}),
-              (NumberClash{.first = "novpn",
-                           .second = "music",
-                           .key = "preference",
-                           .what = "preference 66 is too near to 64 of class 'novpn'; allowed: 3 or more apart"}));
+TEST(FindClash, FindsEachKey) {
+    const auto with = [](auto change) {
+        ClassConfig other = kMusic;
+        change(other);
+        return other;
+    };
+    const auto same_table = with([](ClassConfig& c) { c.table = kNovpn.table; });
+    const auto disjoint_masks = with([](ClassConfig& c) { c.mark = {.value = 0x4e00, .mask = 0xff00}; });
+    const auto too_near = with([](ClassConfig& c) { c.preference = Preference{66}; });
+    const auto near_enough = with([](ClassConfig& c) { c.preference = Preference{67}; });
+    EXPECT_EQ(find_clash({kNovpn, same_table}), (NumberClash{.first = 0, .second = 1, .key = "table"}));
+    EXPECT_EQ(find_clash({kNovpn, disjoint_masks}), (NumberClash{.first = 0, .second = 1, .key = "mark"}));
+    EXPECT_EQ(find_clash({kNovpn, too_near}), (NumberClash{.first = 0, .second = 1, .key = "preference"}));
+    EXPECT_EQ(find_clash({kNovpn, near_enough}), std::nullopt);
+    ClassConfig third = kMusic;
+    third.table = TableId{101};
+    EXPECT_EQ(find_clash({kNovpn, kMusic, third}), (NumberClash{.first = 1, .second = 2, .key = "mark"}));
 }
 
 TEST(MarksOverlap, IsWhereOnePacketCanMatchBoth) {
@@ -341,6 +481,148 @@ TEST(MarksOverlap, IsWhereOnePacketCanMatchBoth) {
     EXPECT_TRUE(marks_overlap(ours, {.value = 0x4e000001, .mask = 0xffffffff}));
     EXPECT_FALSE(marks_overlap(ours, {.value = 0x50000000, .mask = 0xf0000000}));
     EXPECT_FALSE(marks_overlap(ours, {.value = 0xca6c, .mask = 0xffffffff}));
+}
+
+// ---- any bytes ----
+
+class Mutations {
+  public:
+    explicit Mutations(std::uint64_t seed)
+        : random_(seed) {
+        for (const auto& file : examples()) {
+            auto& texts = file.filename().native().starts_with("good_") ? good_ : bad_;
+            texts.push_back(content(file));
+        }
+        good_.push_back(content(kSource / "packaging/novpn.yaml"));
+    }
+
+    std::string next() {
+        std::string text = one_of_all();
+        // The expected message of a bad example is a comment that mutations would mostly end up in.
+        text.erase(0, text.find('\n') + 1);
+        for (std::size_t steps = below(4) + 1; steps > 0; --steps) mutate(text);
+        return text;
+    }
+
+  private:
+    std::size_t below(std::size_t limit) { return std::uniform_int_distribution<std::size_t>(0, limit - 1)(random_); }
+    const std::string& one_of(const std::vector<std::string>& texts) { return texts[below(texts.size())]; }
+    const std::string& one_of_all() { return one_of(below(2) == 0 ? good_ : bad_); }
+
+    void mutate(std::string& text) {
+        const std::size_t at = below(text.size() + 1);
+        const std::size_t length = below(std::min<std::size_t>(text.size() - at, 80) + 1);
+        switch (below(7)) {
+        case 0: // another byte
+            if (at < text.size()) text[at] = static_cast<char>(below(256));
+            return;
+        case 1: text.insert(at, 1, static_cast<char>(below(256))); return;
+        case 2: text.erase(at, length); return;
+        case 3: // some of it twice
+            text.insert(at, text.substr(at, length));
+            return;
+        case 4: { // a piece of another file
+            const std::string& other = one_of_all();
+            const std::size_t from = below(other.size() + 1);
+            text.insert(at, other.substr(from, below(200)));
+            return;
+        }
+        case 5: // lines lose their '#', as people do it
+            if (const auto hash = text.find('#', at); hash != std::string::npos) text.erase(hash, 1);
+            return;
+        default: text.insert(at, one_of(words_));
+        }
+    }
+
+    std::mt19937_64 random_;
+    std::vector<std::string> good_;
+    std::vector<std::string> bad_;
+    const std::vector<std::string> words_{"classes:",
+                                          "novpn:",
+                                          "music: {table: 1, mark: 1, preference: 3}",
+                                          "uplink: ",
+                                          "via: ",
+                                          "allow: {users: [",
+                                          "]",
+                                          "[",
+                                          "{",
+                                          "}",
+                                          "- ",
+                                          ": ",
+                                          "? ",
+                                          "|\n",
+                                          ">-\n",
+                                          "&a ",
+                                          "*a",
+                                          "!!str ",
+                                          "!<x> ",
+                                          "<<: ",
+                                          "---\n",
+                                          "...\n",
+                                          "%YAML 1.2\n",
+                                          "%TAG ! x\n",
+                                          "\"",
+                                          "'",
+                                          "\\x",
+                                          "\\uD800",
+                                          "\t",
+                                          "\r\n",
+                                          "\r",
+                                          "\n  ",
+                                          "~",
+                                          "null",
+                                          "true",
+                                          "0x",
+                                          "/",
+                                          "4294967296",
+                                          "\xef\xbb\xbf",
+                                          "\xe2\x80\xae",
+                                          "\xc2\x85",
+                                          "\xff"};
+};
+
+/// NOVPN_SEED replays a run.
+std::uint64_t seed_of_this_run() {
+    const char* given = std::getenv("NOVPN_SEED");
+    return given != nullptr ? std::strtoull(given, nullptr, 0) : std::random_device()();
+}
+
+/// What holds for any bytes: nothing where it does, or what does not.
+std::string broken_by(const std::string& text) {
+    const auto config = parse_config(text, "f");
+    if (!config) {
+        const ConfigError& error = config.error();
+        const auto lines = std::count(text.begin(), text.end(), '\n') + 1;
+        if (error.file != "f" || error.line < 1 || error.line > lines + 1 || error.column < 1) return "no such place";
+        if (error.message.empty() || error.message.size() > 1000) return "too short or too long a message";
+        if (printable(error.message) != error.message) return "the message is not printable";
+        return {};
+    }
+    const auto& classes = config->classes;
+    const auto novpn =
+        std::count_if(classes.begin(), classes.end(), [](const ClassConfig& c) { return c.name == kDefaultClass; });
+    if (novpn != 1 || classes.size() > kMaxClasses) return "accepted without novpn, or with too many classes";
+    if (find_clash(classes)) return "accepted with a clash of numbers";
+    for (const ClassConfig& c : classes) {
+        if (!c.uplink.empty() && !c.via.empty()) return "accepted with uplink and via";
+    }
+    return {};
+}
+
+TEST(AnyBytes, GiveAConfigOrAnErrorWithAPlaceAndAPrintableMessage) {
+    constexpr int kDocuments = 2000;
+    const std::uint64_t seed = seed_of_this_run();
+    Mutations mutations(seed);
+    int accepted = 0;
+    for (int i = 0; i < kDocuments; ++i) {
+        const std::string text = mutations.next();
+        const std::string broken = broken_by(text);
+        ASSERT_EQ(broken, "") << error_of(text) << "\nNOVPN_SEED=" << seed << ", document " << i << ":\n" << text;
+        accepted += parse_config(text, "f") ? 1 : 0;
+    }
+    // Mutations that make all of them good, or none, would try nothing.
+    EXPECT_GT(accepted, kDocuments / 50) << "NOVPN_SEED=" << seed;
+    EXPECT_LT(accepted, kDocuments / 2) << "NOVPN_SEED=" << seed;
 }
 
 } // namespace

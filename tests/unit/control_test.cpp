@@ -1,239 +1,19 @@
-// A real server on a real socket, with a fake agent behind it. Ordinary users are children that gave root away; they
-// are forked before the server's thread is started.
-#include "agent/control.h"
+// The server's protocol, credentials and bounds.
+#include "tests/unit/control_fixture.h"
 
-#include "agent/cli/client.h"
-#include "agent/methods.h"
-#include "agent/varlink.h"
+#include "agent/process.h"
 
 #include <algorithm>
 #include <atomic>
-#include <boost/json/array.hpp>
-#include <boost/json/value.hpp>
-#include <csignal>
-#include <cstdio>
-#include <filesystem>
 #include <fstream>
-#include <functional>
-#include <future>
-#include <grp.h>
-#include <gtest/gtest.h>
-#include <poll.h>
 #include <sched.h>
-#include <set>
-#include <sstream>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <sys/wait.h>
-#include <thread>
-#include <unistd.h>
 
-namespace novpn {
+namespace novpn::test {
 namespace {
 
-namespace json = boost::json;
 using namespace std::chrono_literals;
 using namespace std::string_literals;
-
-constexpr uid_t kUser = 61234; // In no passwd file.
-constexpr auto kPatience = 20s;
-
-/// Read by the test once the server's thread has ended, or between a reply and the next call.
-struct FakeAgent : Service {
-    boost::asio::io_context* io = nullptr;
-    json::object status_object{{"summary", "All is well."}};
-    Allow allowed;
-    std::function<void(pid_t)> while_placing;
-    Expected<void> placing;
-    Expected<void> releasing;
-    std::vector<std::pair<std::string, pid_t>> placed;
-    std::vector<std::string> warnings;
-    std::vector<uid_t> askers;
-    std::vector<std::string> ends;
-
-    json::object status(const Caller& caller) override {
-        askers.push_back(caller.uid);
-        return status_object;
-    }
-    Expected<std::vector<std::string>> plan() override { return std::vector<std::string>{"ip rule add", "nft add"}; }
-    bool has_class(const std::string& name) const override { return name == "novpn" || name == "resting"; }
-    bool is_steered(const std::string& name) const override { return name == "novpn"; }
-    Allow allow() const override { return allowed; }
-    Expected<void> place(const std::string& class_name, pid_t pid) override {
-        if (while_placing) while_placing(pid);
-        if (placing) placed.emplace_back(class_name, pid);
-        return placing;
-    }
-    Expected<void> down() override {
-        ends.emplace_back("down");
-        return releasing;
-    }
-    void stop() override {
-        ends.emplace_back("stop");
-        io->stop();
-    }
-    void warn(const std::string& text) override { warnings.push_back(text); }
-};
-
-/// Runs `body` in a process of its own once result() is asked for; lives on until it is destroyed.
-class Child {
-  public:
-    explicit Child(const std::function<std::string()>& body) {
-        int go[2];
-        int out[2];
-        EXPECT_EQ(::pipe2(go, O_CLOEXEC), 0);
-        EXPECT_EQ(::pipe2(out, O_CLOEXEC), 0);
-        pid_ = ::fork();
-        if (pid_ == 0) {
-            char byte = 0;
-            ::close(go[1]);
-            if (::read(go[0], &byte, 1) == 1) {
-                const std::string text = body() + '\0';
-                if (::write(out[1], text.data(), text.size()) < 0) ::_exit(1);
-                for (;;) ::pause();
-            }
-            ::_exit(0);
-        }
-        ::close(go[0]);
-        ::close(out[1]);
-        go_ = UniqueFd(go[1]);
-        out_ = UniqueFd(out[0]);
-    }
-    ~Child() {
-        ::kill(pid_, SIGKILL);
-        ::waitpid(pid_, nullptr, 0);
-    }
-    Child(const Child&) = delete;
-    Child& operator=(const Child&) = delete;
-
-    pid_t pid() const { return pid_; }
-
-    std::string result() {
-        EXPECT_EQ(::write(go_.get(), "g", 1), 1);
-        std::string text;
-        std::array<char, 4096> chunk;
-        for (;;) {
-            pollfd ready{.fd = out_.get(), .events = POLLIN, .revents = 0};
-            if (::poll(&ready, 1, std::chrono::milliseconds(kPatience).count()) != 1) return "no answer";
-            const ssize_t size = ::read(out_.get(), chunk.data(), chunk.size());
-            if (size <= 0) return "died after saying: " + text;
-            text.append(chunk.data(), static_cast<std::size_t>(size));
-            if (text.back() == '\0') return text.substr(0, text.size() - 1);
-        }
-    }
-
-  private:
-    pid_t pid_ = -1;
-    UniqueFd go_;
-    UniqueFd out_;
-};
-
-void become(uid_t real, uid_t effective, uid_t saved, gid_t gid) {
-    if (::setgroups(0, nullptr) != 0 || ::setresgid(gid, gid, gid) != 0 || ::setresuid(real, effective, saved) != 0)
-        ::_exit(99);
-}
-void become(uid_t uid) { become(uid, uid, uid, uid); }
-
-std::string ask(const std::string& dir, std::string_view method, json::object parameters = {}) {
-    auto client = Client::connect(dir);
-    if (!client) return to_string(client.error());
-    const auto answer = client->call(method, std::move(parameters), "asking", kPatience);
-    return answer ? "done" : to_string(answer.error());
-}
-
-std::string place(const std::string& dir, pid_t pid, std::string_view class_name = "novpn") {
-    return ask(dir, "Place", {{"class", class_name}, {"pid", pid}});
-}
-
-/// A client that speaks as badly as it likes.
-class Raw {
-  public:
-    explicit Raw(const std::string& dir)
-        : fd_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-        sockaddr_un address{};
-        address.sun_family = AF_UNIX;
-        (dir + "/" + Control::kSocketName).copy(address.sun_path, sizeof address.sun_path - 1);
-        EXPECT_EQ(::connect(fd_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
-    }
-    int fd() const { return fd_.get(); }
-
-    /// False when the other side has closed.
-    bool send(std::string_view bytes) {
-        while (!bytes.empty()) {
-            const ssize_t sent = ::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
-            if (sent < 0) return false;
-            bytes.remove_prefix(static_cast<std::size_t>(sent));
-        }
-        return true;
-    }
-    bool call(std::string_view text) { return send(std::string(text) + '\0'); }
-
-    /// The next message without its NUL; "closed" or "no answer".
-    std::string receive() {
-        for (;;) {
-            if (auto message = messages_.next()) return *message;
-            pollfd ready{.fd = fd_.get(), .events = POLLIN, .revents = 0};
-            if (::poll(&ready, 1, std::chrono::milliseconds(kPatience).count()) != 1) return "no answer";
-            std::array<char, 65536> chunk;
-            const ssize_t size = ::recv(fd_.get(), chunk.data(), chunk.size(), 0);
-            if (size <= 0) return "closed";
-            messages_.append({chunk.data(), static_cast<std::size_t>(size)});
-        }
-    }
-
-  private:
-    UniqueFd fd_;
-    varlink::Messages messages_{std::size_t{64} << 20};
-};
-
-constexpr std::string_view kStatusCall = R"({"method":"io.novpn.Agent.Status"})";
-constexpr std::string_view kStatusReply = R"({"parameters":{"summary":"All is well."}})";
-
-std::string error_reply(const std::string& error, const std::string& parameter, const std::string& value) {
-    return R"({"error":"org.varlink.service.)" + error + R"(","parameters":{")" + parameter + R"(":")" + value +
-           R"("}})";
-}
-
-class ControlTest : public testing::Test {
-  protected:
-    void SetUp() override {
-        std::string name = testing::TempDir() + "novpn-control-XXXXXX";
-        ASSERT_NE(::mkdtemp(name.data()), nullptr);
-        ASSERT_EQ(::chmod(name.c_str(), 0755), 0);
-        dir = name;
-    }
-    void TearDown() override {
-        end();
-        std::filesystem::remove_all(dir);
-    }
-
-    /// Root's own rights are the point of many a test.
-    static bool root() { return ::geteuid() == 0; }
-
-    void serve(ControlLimits limits = {}, Accounts::Lookup lookup = is_allowed) {
-        agent.io = &io;
-        auto listening = Control::listen(io, agent, dir, limits, std::move(lookup));
-        ASSERT_TRUE(listening) << to_string(listening.error());
-        control = std::make_unique<Control>(std::move(*listening));
-        thread = std::thread([this] { io.run(); });
-    }
-
-    /// As the agent ends: the loop first, then what ran on it.
-    void end() {
-        if (!thread.joinable()) return;
-        io.stop();
-        thread.join();
-        control.reset();
-    }
-
-    std::string dir;
-    FakeAgent agent;
-    boost::asio::io_context io;
-    std::unique_ptr<Control> control;
-    std::thread thread;
-};
 
 TEST_F(ControlTest, AnswersStatusAndPlan) {
     serve();
@@ -487,7 +267,7 @@ TEST_F(ControlTest, DownRepliesOnceAllIsReleasedAndThenEnds) {
 
 TEST_F(ControlTest, DownSaysWhatCouldNotBeReleasedAndEndsAllTheSame) {
     if (!root()) GTEST_SKIP() << "needs root";
-    agent.releasing = system_error(EBUSY, "removing cgroup x");
+    agent.ending = system_error(EBUSY, "removing cgroup x");
     serve();
     EXPECT_EQ(ask(dir, "Down"), "asking: removing cgroup x: Device or resource busy");
     thread.join();
@@ -536,12 +316,13 @@ TEST_F(ControlTest, ReportsAProcessThatEndedWhileItWasPlaced) {
         for (;;) ::pause();
     }
     // Its number is free from here on: what place() has moved might be another process.
-    agent.while_placing = [](pid_t pid) {
+    agent.while_moving = [](pid_t pid) {
         ::kill(pid, SIGKILL);
         ::waitpid(pid, nullptr, 0);
     };
     serve();
-    EXPECT_EQ(place(dir, victim), "asking: process " + std::to_string(victim) + " ended while it was placed");
+    EXPECT_EQ(place(dir, victim),
+              "asking: process " + std::to_string(victim) + " ended while it was placed in class novpn");
     end();
     ASSERT_EQ(agent.warnings.size(), 1u);
     EXPECT_NE(agent.warnings[0].find("process " + std::to_string(victim) + " ended"), std::string::npos);
@@ -724,55 +505,5 @@ TEST(ProcessStatus, IsReadFromTheTextOfProc) {
         EXPECT_FALSE(parse_process_status(text)) << text;
 }
 
-std::string interface_file() {
-    std::ifstream file(NOVPN_SOURCE_DIR "/agent/io.novpn.Agent.varlink");
-    std::stringstream text;
-    text << file.rdbuf();
-    return text.str();
-}
-
-TEST_F(ControlTest, DescribesItselfWithTheInterfaceFile) {
-    serve();
-    Raw raw(dir);
-    ASSERT_TRUE(raw.call(
-        R"({"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"io.novpn.Agent"}})"));
-    const auto reply = varlink::parse_reply(raw.receive());
-    ASSERT_TRUE(reply);
-    EXPECT_EQ(std::string(reply->parameters.at("description").as_string()), interface_file());
-
-    ASSERT_TRUE(raw.call(R"({"method":"org.varlink.service.GetInfo"})"));
-    const auto info = varlink::parse_reply(raw.receive());
-    ASSERT_TRUE(info);
-    EXPECT_EQ(info->parameters.at("interfaces"), (json::array{"org.varlink.service", "io.novpn.Agent"}));
-}
-
-/// "Place(class: string, pid: int) -> ()" as its name and what it takes.
-MethodShape shape_of(const std::string& text) {
-    const auto open = text.find('(');
-    MethodShape shape{.name = text.substr(0, open), .parameters = {}};
-    std::istringstream parameters(text.substr(open + 1, text.find(')') - open - 1));
-    for (std::string parameter; std::getline(parameters >> std::ws, parameter, ',');) {
-        const auto colon = parameter.find(": ");
-        shape.parameters.emplace_back(parameter.substr(0, colon), parameter.substr(colon + 2));
-    }
-    return shape;
-}
-
-TEST(Interface, HasTheMethodsAndErrorsOfTheServerAndNoOther) {
-    std::istringstream file(interface_file());
-    std::set<MethodShape> methods;
-    std::set<std::string> errors;
-    for (std::string line; std::getline(file, line);) {
-        if (line.starts_with("method ")) methods.insert(shape_of(line.substr(7)));
-        if (!line.starts_with("error ")) continue;
-        ASSERT_TRUE(line.ends_with(" (message: string)")) << line;
-        errors.insert(line.substr(6, line.find(' ', 6) - 6));
-    }
-    const auto served = agent_methods();
-    const auto thrown = agent_errors();
-    EXPECT_EQ(methods, std::set<MethodShape>(served.begin(), served.end()));
-    EXPECT_EQ(errors, std::set<std::string>(thrown.begin(), thrown.end()));
-}
-
 } // namespace
-} // namespace novpn
+} // namespace novpn::test

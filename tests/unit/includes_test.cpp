@@ -72,7 +72,7 @@ TEST(Includes, AThirdPartyLibraryHasOneFolder) {
         {"netlink/msg", "netlink"},
         {"netlink/netlink", "netlink"},
         {"netlink/route/", "netlink"},
-        {"netlink/socket", "netlink"},
+        {"netlink/socket.h", "netlink"},
         {"libmnl/", "rules"},
         {"libnftnl/", "rules"},
         {"bpf/", "rules"},

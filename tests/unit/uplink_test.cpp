@@ -35,7 +35,7 @@ Observed one_network() {
 
 Selection select(const Observed& observed, const Config& config = {}, const Memory& memory = {},
                  std::optional<std::string> displaced_by = {}) {
-    return select_uplink(Family::ipv4, observed, config, memory, displaced_by);
+    return select_uplink({.family = Family::ipv4, .table = TableId{7866}}, observed, config, memory, displaced_by);
 }
 
 } // namespace
@@ -77,7 +77,7 @@ TEST(SelectUplink, KeepsTheOneInUseAmongEquals) {
     observed.routes.push_back(default_by(3, "192.168.1.1", 600));
     EXPECT_EQ(select(observed).uplink->link_name, "wlan0") << "lowest ifindex";
     Memory memory;
-    memory.uplinks[Family::ipv4].uplink = {.link = IfIndex{3}, .link_name = "eth0", .gateway = ip("192.168.1.1")};
+    memory.uplinks[{"", Family::ipv4}].uplink = {.link = IfIndex{3}, .link_name = "eth0", .gateway = ip("192.168.1.1")};
     EXPECT_EQ(select(observed, {}, memory).uplink->link_name, "eth0") << "the one in use";
     Config config;
     config.uplinks.prefer = {"wlan*"};
@@ -99,7 +99,7 @@ TEST(SelectUplink, DoesNotDependOnTheOrderOfTheDump) {
 TEST(SelectUplink, RemembersADisplacedDefaultWhileItsNetworkIsThere) {
     Observed observed = one_network();
     Memory memory;
-    memory.uplinks[Family::ipv4] = *select(observed).remembered;
+    memory.uplinks[{"", Family::ipv4}] = *select(observed).remembered;
     observed.routes.clear();
     Selection displaced = select(observed, {}, memory, "tun0");
     ASSERT_TRUE(displaced.uplink);
@@ -114,7 +114,7 @@ TEST(SelectUplink, DropsASourceAddressThatIsGone) {
     Observed observed = one_network();
     observed.routes[0].source = ip("192.168.10.50");
     Memory memory;
-    memory.uplinks[Family::ipv4] = *select(observed).remembered;
+    memory.uplinks[{"", Family::ipv4}] = *select(observed).remembered;
     observed.routes.clear();
     observed.addresses[0].local = ip("192.168.10.51"); // a new lease in the same subnet
     Selection selection = select(observed, {}, memory, "tun0");

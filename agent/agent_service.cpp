@@ -1,0 +1,187 @@
+// What the agent answers to control. The loop is agent.cpp.
+#include "agent/agent.h"
+#include "agent/explain.h"
+#include "agent/metrics.h"
+#include "agent/process.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+namespace novpn {
+
+namespace {
+
+/// Sockets that the process holds and that leave this machine, of those born inside the cgroups, or outside of them.
+/// None where /proc does not tell: the process is gone.
+std::vector<OpenSocket> held_by(pid_t pid, const std::vector<OpenSocket>& sockets,
+                                const std::set<std::uint64_t>& cgroups, bool inside) {
+    auto inodes = socket_inodes_of(pid);
+    std::vector<OpenSocket> held;
+    for (const OpenSocket& socket : sockets) {
+        if (std::ranges::find(inodes, socket.inode) == inodes.end()) continue;
+        if (leaves_this_machine(socket) && cgroups.contains(socket.cgroup_id) == inside) held.push_back(socket);
+    }
+    return held;
+}
+
+} // namespace
+
+StatusFacts Agent::facts() {
+    StatusFacts facts{.config = config_now(),
+                      .cgroup_root = setup_.cgroup_root,
+                      .repairs = repairs_,
+                      .last_reaction = last_reaction_,
+                      .warnings = warnings_};
+    if (auto observed = kernel_.observe(scope(Depth::nft))) {
+        facts.observed = std::move(*observed);
+        facts.desired = decide(facts.observed, facts.config, memory_, setup_.cgroup_root);
+        if (!diff(facts.observed, *facts.desired).empty())
+            facts.warnings["pending"] =
+                "the kernel is not yet as it should be; run 'novpn plan' to see what is missing";
+    } else {
+        facts.warnings["look"] = to_string(observed.error());
+    }
+    if (auto packets = kernel_.packets()) facts.packets = std::move(*packets);
+    if (auto astray = find_astray(facts)) facts.warnings[kRuleOrderWarning] = *astray;
+    return facts;
+}
+
+/// Asks the kernel where members' packets go: by a rule that stands before ours they may go elsewhere.
+std::optional<std::string> Agent::find_astray(const StatusFacts& facts) {
+    if (!facts.desired) return std::nullopt;
+    for (const ClassConfig& c : facts.config.classes) {
+        const ClassDecision& decision = facts.desired->classes.at(c.name);
+        if (decision.state != ClassState::steering) continue;
+        for (const address& destination : public_destinations()) {
+            const auto& way_out = decision.ways_out.at(family_of(destination)).uplink;
+            auto lookup = kernel_.lookup(destination, c.mark);
+            if (!lookup || !lookup->answer || (way_out && lookup->answer->link == way_out->link)) continue;
+            const Rule* rule = leading_rule(facts.observed, *lookup);
+            return fmt::format("Class {} is held up: {} leads its packets to {}, and the guard drops them.", c.name,
+                               rule ? fmt::format("the rule '{}' of {}", to_string(*rule), owner_of(*rule))
+                                    : "a rule before ours",
+                               LinkNames{&facts.observed.links}(lookup->answer->link));
+        }
+    }
+    return std::nullopt;
+}
+
+boost::json::object Agent::status(const Caller& caller) {
+    StatusFacts now = facts();
+    auto sockets = kernel_.sockets();
+    if (!sockets) now.warnings["sockets"] = "open sockets cannot be counted: " + to_string(sockets.error());
+    for (const ClassConfig& c : now.config.classes) {
+        std::string cgroup = cgroup_of(c, setup_.cgroup_root);
+        Members& members = now.members[c.name];
+        auto inside = kernel_.cgroup_ids(cgroup);
+        for (pid_t pid : visible_processes(kernel_.processes(cgroup), caller)) {
+            ++members.processes;
+            if (sockets) members.old_sockets += held_by(pid, *sockets, inside, false).size();
+        }
+    }
+    return to_status(now);
+}
+
+Expected<std::vector<std::string>> Agent::plan() {
+    auto observed = kernel_.observe(scope(Depth::nft));
+    if (!observed) return tl::make_unexpected(observed.error());
+    std::vector<std::string> text;
+    for (const Operation& operation : diff(*observed, decide(*observed, config_now(), memory_, setup_.cgroup_root)))
+        text.push_back(to_string(operation, *observed));
+    return text;
+}
+
+const ClassConfig* Agent::find_class(const std::string& name) const {
+    auto found = std::ranges::find(config_.classes, name, &ClassConfig::name);
+    return found == config_.classes.end() ? nullptr : &*found;
+}
+
+bool Agent::has_class(const std::string& name) const { return find_class(name) != nullptr; }
+
+bool Agent::is_steered(const std::string& name) const {
+    if (!desired_) return false;
+    auto found = desired_->classes.find(name);
+    return found != desired_->classes.end() && found->second.state != ClassState::off;
+}
+
+Expected<Placed> Agent::place(const std::string& class_name, pid_t pid) {
+    const ClassConfig* c = find_class(class_name);
+    if (!c) return system_error(ENOENT, "placing in class " + class_name);
+    // CMD starts after this: what steers its cgroup is looked at now, not remembered.
+    Pass pass = reconcile("place", Clock::now(), Depth::nft);
+    if (pass.failure) return tl::make_unexpected(*pass.failure);
+    std::string cgroup = cgroup_of(*c, setup_.cgroup_root);
+    if (auto moved = kernel_.place(cgroup, pid); !moved) return tl::make_unexpected(moved.error());
+    auto sockets = kernel_.sockets();
+    if (!sockets) {
+        warn(to_string(sockets.error()));
+        return Placed{};
+    }
+    return Placed{.old_sockets = held_by(pid, *sockets, kernel_.cgroup_ids(cgroup), false).size()};
+}
+
+std::optional<std::string> Agent::class_of(pid_t pid) {
+    auto cgroup = kernel_.cgroup_of(pid);
+    if (!cgroup) return std::nullopt;
+    for (const ClassConfig& c : config_.classes) {
+        std::string of_class = cgroup_of(c, setup_.cgroup_root);
+        if (*cgroup == of_class || cgroup->starts_with(of_class + "/")) return c.name;
+    }
+    return std::nullopt;
+}
+
+Expected<Released> Agent::release(pid_t pid) {
+    auto name = class_of(pid);
+    if (!name) return system_error(EINVAL, fmt::format("releasing process {}", pid), "it is in no class");
+    const ClassConfig* c = find_class(*name);
+    auto sockets = kernel_.sockets();
+    if (!sockets) return tl::make_unexpected(sockets.error());
+    auto inside = kernel_.cgroup_ids(cgroup_of(*c, setup_.cgroup_root));
+    // Where it came from is not known any more; the root of the tree takes every process.
+    if (auto moved = kernel_.place("", pid); !moved) return tl::make_unexpected(moved.error());
+    Released released{.class_name = *name};
+    for (const OpenSocket& socket : held_by(pid, *sockets, inside, true)) {
+        bool ended = c->on_leave == OnLeave::end && kernel_.apply(EndSocket{socket});
+        ++(ended ? released.ended : released.kept);
+    }
+    return released;
+}
+
+Expected<void> Agent::set_enabled(const std::string& class_name, bool enabled,
+                                  std::optional<std::chrono::seconds> for_how_long) {
+    if (!has_class(class_name)) return system_error(ENOENT, "switching class " + class_name);
+    auto now = Clock::now();
+    Switch& to = switches_[class_name];
+    to.enabled = enabled;
+    to.until.reset();
+    if (for_how_long) {
+        to.until = now + *for_how_long;
+        if (setup_.wake_at) setup_.wake_at(*to.until);
+    }
+    Pass pass = reconcile(enabled ? "class switched on" : "class switched off", now, Depth::nft);
+    if (pass.failure) return tl::make_unexpected(*pass.failure);
+    return {};
+}
+
+Expected<boost::json::object> Agent::explain(const address& destination, const std::string& class_name) {
+    const ClassConfig* c = find_class(class_name);
+    if (!c) return system_error(ENOENT, "explaining class " + class_name);
+    auto observed = kernel_.observe(scope(Depth::routing));
+    if (!observed) return tl::make_unexpected(observed.error());
+    auto ordinary = kernel_.lookup(destination, std::nullopt);
+    if (!ordinary) return tl::make_unexpected(ordinary.error());
+    auto member = kernel_.lookup(destination, c->mark);
+    if (!member) return tl::make_unexpected(member.error());
+    return novpn::explain(*observed, class_name, *ordinary, *member);
+}
+
+std::string Agent::metrics() { return to_metrics(facts()); }
+
+void Agent::stop() {
+    if (setup_.on_stop) setup_.on_stop();
+}
+
+void Agent::warn(const std::string& text) { spdlog::warn("control: {}", text); }
+
+} // namespace novpn

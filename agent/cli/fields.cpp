@@ -1,0 +1,54 @@
+#include "agent/cli/fields.h"
+
+#include "config/text.h"
+
+#include <boost/json/array.hpp>
+#include <boost/json/value.hpp>
+#include <fmt/format.h>
+
+namespace novpn {
+
+namespace json = boost::json;
+
+std::string text_of(const json::object& object, std::string_view name) {
+    const json::value* value = object.if_contains(name);
+    return value != nullptr && value->is_string() ? printable(value->get_string()) : std::string();
+}
+
+std::optional<std::int64_t> number_of(const json::object& object, std::string_view name) {
+    const json::value* value = object.if_contains(name);
+    if (value == nullptr) return std::nullopt;
+    json::error_code error;
+    const auto number = value->to_number<std::int64_t>(error);
+    if (error) return std::nullopt;
+    return number;
+}
+
+const json::object& object_of(const json::object& object, std::string_view name) {
+    static const json::object kNone;
+    const json::value* value = object.if_contains(name);
+    return value != nullptr && value->is_object() ? value->get_object() : kNone;
+}
+
+std::vector<const json::object*> objects_of(const json::object& object, std::string_view name) {
+    std::vector<const json::object*> objects;
+    const json::value* value = object.if_contains(name);
+    if (value == nullptr || !value->is_array()) return objects;
+    for (const auto& element : value->get_array())
+        if (element.is_object()) objects.push_back(&element.get_object());
+    return objects;
+}
+
+std::string counted(std::int64_t count, std::string_view singular, std::string_view plural) {
+    return fmt::format("{} {}", count, count == 1 ? singular : plural);
+}
+
+std::string reaction_words(std::int64_t microseconds) {
+    if (microseconds < 1000) return fmt::format("{} us", microseconds);
+    if (microseconds < 1'000'000) return fmt::format("{:.1f} ms", static_cast<double>(microseconds) / 1e3);
+    return fmt::format("{:.1f} s", static_cast<double>(microseconds) / 1e6);
+}
+
+std::string table_words(std::int64_t table) { return table == 254 ? "table main" : fmt::format("table {}", table); }
+
+} // namespace novpn

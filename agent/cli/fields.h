@@ -1,0 +1,28 @@
+// Reading the agent's answers for a person: fields that another version may not have, or have otherwise, and names that
+// somebody else chose. Pure.
+#pragma once
+
+#include <boost/json/object.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace novpn {
+
+/// Fit for a terminal; empty when there is no such string.
+std::string text_of(const boost::json::object& object, std::string_view name);
+std::optional<std::int64_t> number_of(const boost::json::object& object, std::string_view name);
+/// Empty when there is no such object.
+const boost::json::object& object_of(const boost::json::object& object, std::string_view name);
+std::vector<const boost::json::object*> objects_of(const boost::json::object& object, std::string_view name);
+
+/// "1 process", "2 processes"
+std::string counted(std::int64_t count, std::string_view singular, std::string_view plural);
+/// "table main", "table 7866"
+std::string table_words(std::int64_t table);
+/// "850 us", "1.2 ms", "2.5 s"
+std::string reaction_words(std::int64_t microseconds);
+
+} // namespace novpn

@@ -1,0 +1,90 @@
+#include "config/check.h"
+
+#include "config/numbers.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace novpn {
+namespace {
+
+std::string path_of(std::string_view class_name, std::string_view key) {
+    return fmt::format("classes.{}.{}", class_name, key);
+}
+
+ConfigError error_at(const Origin& origin, std::string message) {
+    return {.file = origin.file, .line = origin.at.line, .column = origin.at.column, .message = std::move(message)};
+}
+
+std::string place(const Origin* origin) {
+    return origin == nullptr ? "the default" : location(origin->file, origin->at.line, origin->at.column);
+}
+
+/// The default numbers are those of one class only.
+std::optional<ConfigError> find_missing_number(const ClassConfig& of_class, const Origins& origins) {
+    if (of_class.name == kDefaultClass) return std::nullopt;
+    std::vector<std::string_view> missing;
+    for (const std::string_view key : {"table", "mark", "preference"}) {
+        if (origins.find(path_of(of_class.name, key)) == nullptr) missing.push_back(key);
+    }
+    if (missing.empty()) return std::nullopt;
+    return error_at(
+        *origins.find("classes." + of_class.name),
+        fmt::format("classes.{}: missing: {}; every class but {} needs table, mark and preference of its own",
+                    of_class.name, fmt::join(missing, ", "), kDefaultClass));
+}
+
+std::optional<ConfigError> find_uplink_beside_via(const ClassConfig& of_class, const Origins& origins) {
+    if (of_class.uplink.empty() || of_class.via.empty()) return std::nullopt;
+    const std::string uplink_path = path_of(of_class.name, "uplink");
+    const std::string via_path = path_of(of_class.name, "via");
+    const Origin& uplink = *origins.find(uplink_path);
+    const Origin& via = *origins.find(via_path);
+    const bool via_is_later = uplink.order < via.order;
+    return error_at(
+        via_is_later ? via : uplink,
+        fmt::format("{}: the class has '{}' already ({}); uplink pins it to a physical way out, via sends it "
+                    "by a tunnel always; allowed: one of them",
+                    via_is_later ? via_path : uplink_path, via_is_later ? "uplink" : "via",
+                    place(via_is_later ? &uplink : &via)));
+}
+
+std::optional<ConfigError> find_number_clash(const Config& config, const Origins& origins) {
+    const auto clash = find_clash(config.classes);
+    if (!clash) return std::nullopt;
+    const ClassConfig* later = &config.classes[clash->second];
+    const ClassConfig* earlier = &config.classes[clash->first];
+    const Origin* later_at = origins.find(path_of(later->name, clash->key));
+    const Origin* earlier_at = origins.find(path_of(earlier->name, clash->key));
+    // Only the default class has a number that no file sets: the other's was set after it.
+    const bool swapped = later_at == nullptr || (earlier_at != nullptr && later_at->order < earlier_at->order);
+    if (swapped) {
+        std::swap(later, earlier);
+        std::swap(later_at, earlier_at);
+    }
+    return error_at(*later_at, fmt::format("{}: {} ({}); allowed: {}", path_of(later->name, clash->key),
+                                           describe_clash(clash->key, *later, *earlier), place(earlier_at),
+                                           allowed_beside(clash->key)));
+}
+
+} // namespace
+
+tl::expected<Config, ConfigError> checked(Config config, const Origins& origins) {
+    const bool named = std::any_of(config.classes.begin(), config.classes.end(),
+                                   [](const ClassConfig& known) { return known.name == kDefaultClass; });
+    if (!named) config.classes.insert(config.classes.begin(), ClassConfig{});
+    for (const ClassConfig& of_class : config.classes) {
+        if (auto error = find_missing_number(of_class, origins)) return tl::unexpected(std::move(*error));
+        if (auto error = find_uplink_beside_via(of_class, origins)) return tl::unexpected(std::move(*error));
+    }
+    if (auto error = find_number_clash(config, origins)) return tl::unexpected(std::move(*error));
+    return config;
+}
+
+} // namespace novpn

@@ -1,0 +1,138 @@
+#include "netlink/nl_socket.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fmt/format.h>
+#include <netlink/msg.h>
+#include <netlink/netlink.h>
+#include <netlink/socket.h>
+#include <new>
+#include <sys/socket.h>
+#include <sys/time.h>
+
+namespace novpn {
+
+namespace {
+
+constexpr int kDumpAttempts = 10;
+
+/// The text of NLMSGERR_ATTR_MSG; the socket asks for capped ACKs, so the attributes follow the fixed part at once.
+std::string extended_ack(const nlmsghdr& header) {
+    constexpr unsigned kFixed = NLMSG_LENGTH(sizeof(nlmsgerr));
+    if (!(header.nlmsg_flags & NLM_F_ACK_TLVS) || header.nlmsg_len <= kFixed) return {};
+    auto* head = reinterpret_cast<nlattr*>(reinterpret_cast<char*>(const_cast<nlmsghdr*>(&header)) + kFixed);
+    auto* text = nla_find(head, static_cast<int>(header.nlmsg_len - kFixed), NLMSGERR_ATTR_MSG);
+    if (!text) return {};
+    const char* data = static_cast<const char*>(nla_data(text));
+    return {data, strnlen(data, static_cast<std::size_t>(nla_len(text)))};
+}
+
+} // namespace
+
+void NlDeleter::operator()(nl_sock* socket) const { nl_socket_free(socket); }
+void NlDeleter::operator()(nl_msg* message) const { nlmsg_free(message); }
+
+Expected<NlSocket> open_netlink(int protocol, std::string_view name, std::initializer_list<int> groups) {
+    NlSocket socket(nl_socket_alloc());
+    if (!socket) throw std::bad_alloc();
+    // nl_connect() opens with SOCK_CLOEXEC. Its own error codes lose errno, which is still set after it.
+    if (nl_connect(socket.get(), protocol) < 0) return system_error(errno, fmt::format("opening the {} socket", name));
+    int fd = nl_socket_get_fd(socket.get());
+    int one = 1;
+    // All three are older than Linux 5.0; without them errors have no text and dumps no filter.
+    for (int option : {NETLINK_EXT_ACK, NETLINK_CAP_ACK, NETLINK_GET_STRICT_CHK}) {
+        if (setsockopt(fd, SOL_NETLINK, option, &one, sizeof one) < 0)
+            return system_error(errno, fmt::format("setting up the {} socket", name), "Linux 5.0 or newer is needed");
+    }
+    for (int group : groups) {
+        if (setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) < 0)
+            return system_error(errno, fmt::format("subscribing to {} group {}", name, group));
+    }
+    return socket;
+}
+
+ssize_t receive(const nl_sock* socket, std::span<std::byte> buffer, int flags) {
+    ssize_t size = 0;
+    do size = recv(nl_socket_get_fd(socket), buffer.data(), buffer.size(), flags);
+    while (size < 0 && errno == EINTR);
+    return size;
+}
+
+void for_each_message(std::span<const std::byte> datagram, const std::function<void(const nlmsghdr&)>& visit) {
+    auto* header = reinterpret_cast<const nlmsghdr*>(datagram.data());
+    auto left = static_cast<unsigned>(datagram.size());
+    for (; NLMSG_OK(header, left); header = NLMSG_NEXT(header, left)) visit(*header);
+}
+
+NlMessage make_request(int type, const void* header, std::size_t size) {
+    NlMessage message(nlmsg_alloc_simple(type, NLM_F_REQUEST));
+    // nlmsg_append() takes no const but does not write.
+    if (!message || nlmsg_append(message.get(), const_cast<void*>(header), size, NLMSG_ALIGNTO) < 0)
+        throw std::bad_alloc();
+    return message;
+}
+
+Expected<RequestSocket> RequestSocket::open(int protocol, std::string_view name) {
+    auto socket = open_netlink(protocol, name);
+    if (!socket) return tl::make_unexpected(socket.error());
+    // A request is answered at once; a kernel that does not answer is an error, never a hang.
+    timeval patience{.tv_sec = 5, .tv_usec = 0};
+    setsockopt(nl_socket_get_fd(socket->get()), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    return RequestSocket(std::move(*socket));
+}
+
+RequestSocket::RequestSocket(NlSocket socket)
+    : socket_(std::move(socket))
+    , buffer_(kNetlinkDatagram) {}
+
+std::uint32_t RequestSocket::port() const { return nl_socket_get_local_port(socket_.get()); }
+
+Expected<RequestSocket::Answer> RequestSocket::exchange(nl_msg& request, const Visit& visit, const std::string& doing) {
+    nl_complete_msg(socket_.get(), &request);
+    unsigned sequence = nlmsg_hdr(&request)->nlmsg_seq;
+    if (nl_send(socket_.get(), &request) < 0) return system_error(errno, doing);
+    Answer answer;
+    for (bool done = false; !done;) {
+        ssize_t size = receive(socket_.get(), buffer_, 0);
+        // SO_RCVTIMEO ends in EAGAIN (socket(7)), which is also what the lookup of a throw route answers.
+        if (size < 0) return system_error(errno == EAGAIN ? ETIMEDOUT : errno, doing);
+        for_each_message({buffer_.data(), static_cast<std::size_t>(size)}, [&](const nlmsghdr& message) {
+            if (message.nlmsg_seq != sequence) return; // what an earlier, failed request left behind
+            if (message.nlmsg_flags & NLM_F_DUMP_INTR) answer.interrupted = true;
+            if (message.nlmsg_type == NLMSG_DONE || message.nlmsg_type == NLMSG_ERROR) {
+                done = true;
+                // Both begin with a negative errno; an ACK has 0.
+                if (message.nlmsg_len >= NLMSG_LENGTH(sizeof(int)))
+                    answer.failure = -*static_cast<const int*>(NLMSG_DATA(&message));
+                if (message.nlmsg_type == NLMSG_ERROR) answer.reason = extended_ack(message);
+            } else {
+                visit({reinterpret_cast<const std::byte*>(&message), message.nlmsg_len});
+            }
+        });
+    }
+    return answer;
+}
+
+Expected<void> RequestSocket::ask(nl_msg& request, const Visit& visit, const std::string& doing) {
+    nlmsg_hdr(&request)->nlmsg_flags |= NLM_F_ACK; // so that every answer has an end
+    auto answer = exchange(request, visit, doing);
+    if (!answer) return tl::make_unexpected(answer.error());
+    if (answer->failure) return system_error(answer->failure, doing, std::move(answer->reason));
+    return {};
+}
+
+Expected<void> RequestSocket::dump(nl_msg& request, const std::function<void()>& begin, const Visit& visit,
+                                   const std::string& doing) {
+    nlmsg_hdr(&request)->nlmsg_flags |= NLM_F_DUMP;
+    for (int attempt = 0; attempt < kDumpAttempts; ++attempt) {
+        begin();
+        nlmsg_hdr(&request)->nlmsg_seq = NL_AUTO_SEQ;
+        auto answer = exchange(request, visit, doing);
+        if (!answer) return tl::make_unexpected(answer.error());
+        if (answer->failure) return system_error(answer->failure, doing, std::move(answer->reason));
+        if (!answer->interrupted) return {};
+    }
+    return system_error(EINTR, doing, "the kernel's state kept changing during the dump");
+}
+
+} // namespace novpn

@@ -1,0 +1,776 @@
+// What the agent leans on in a kernel: one body, run on the fake and on Linux. Where they differ the fake is wrong.
+// Needs root for Linux: every test has a network namespace of its own.
+#include "agent/decide.h"
+#include "tests/contract/world.h"
+
+#include <algorithm>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+
+namespace novpn {
+
+// gtest prints with these.
+void PrintTo(const Route& route, std::ostream* stream) { *stream << to_string(route, {}); }
+void PrintTo(const Rule& rule, std::ostream* stream) { *stream << to_string(rule); }
+void PrintTo(const Operation& operation, std::ostream* stream) { *stream << to_string(operation, {}); }
+
+namespace test {
+
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+using testing::UnorderedElementsAre;
+
+constexpr TableId kTable{7866};
+constexpr Mark kMark{0x4e000000, 0xff000000};
+constexpr Protocol kKernelProtocol{2};
+constexpr std::uint8_t kLinkScope = 253;
+constexpr std::uint32_t kMember = 0x4e000000; ///< the mark of a member's packet
+
+address ip(const char* text) { return boost::asio::ip::make_address(text); }
+Prefix prefix(const char* network, unsigned length) { return {ip(network), length}; }
+const address kInternet4 = ip("203.0.113.10");
+const address kInternet6 = ip("2001:db8:ffff::10");
+
+struct Side {
+    const char* name;
+    std::unique_ptr<World> (*make)();
+};
+void PrintTo(const Side& side, std::ostream* stream) { *stream << side.name; }
+
+class Contract : public testing::TestWithParam<Side> {
+  protected:
+    void SetUp() override {
+        world = GetParam().make();
+        cgroup = world->cgroup_root() + "/novpn";
+    }
+
+    Expected<void> apply(const Operation& operation) { return world->kernel().apply(operation); }
+    /// Of a table, but those of the loopback link.
+    std::vector<Route> routes(TableId table, Family family) {
+        Observed observed = observe();
+        std::erase_if(observed.routes, [&](const Route& route) {
+            const Link* link = find_link(observed, route.link);
+            return route.table != table || family_of(route) != family || (link && link->loopback);
+        });
+        return observed.routes;
+    }
+    std::vector<Rule> rules_at(Preference preference, Family family = Family::ipv4) {
+        Observed observed = observe();
+        std::erase_if(observed.rules,
+                      [&](const Rule& rule) { return rule.preference != preference || rule.family != family; });
+        return observed.rules;
+    }
+    Observed observe() {
+        auto observed = world->kernel().observe({.tables = {kTable, TableId{7867}}, .cgroups = {cgroup}});
+        if (!observed) throw std::runtime_error(to_string(observed.error()));
+        return *observed;
+    }
+    std::string leaves_by(const address& destination, std::uint32_t mark = 0) {
+        return world->leaves_by({.destination = destination, .mark = mark});
+    }
+
+    /// eth0 with 192.168.10.50/24 and 2001:db8:a::50/64.
+    IfIndex add_eth0() {
+        IfIndex eth0 = world->add_link("eth0");
+        world->add_address("eth0", ip("192.168.10.50"), 24);
+        world->add_address("eth0", ip("2001:db8:a::50"), 64);
+        return eth0;
+    }
+    static Route ours(const Prefix& destination, IfIndex link, std::optional<address> gateway = std::nullopt,
+                      std::uint32_t metric = 0) {
+        bool ipv4 = destination.network.is_v4();
+        return {.table = kTable,
+                .destination = destination,
+                .metric = ipv4 || metric ? metric : 1024,
+                .gateway = gateway,
+                .link = link,
+                .scope = ipv4 && !gateway ? kLinkScope : std::uint8_t{0},
+                .protocol = kNovpnProtocol};
+    }
+    static Route default4(IfIndex link, const char* gateway, std::uint32_t metric = 0) {
+        return ours(any_prefix(Family::ipv4), link, ip(gateway), metric);
+    }
+    static Route default6(IfIndex link, const char* gateway) {
+        return ours(any_prefix(Family::ipv6), link, ip(gateway));
+    }
+    static Route backstop(Family family, TableId table = kTable) {
+        return {.table = table,
+                .type = RouteType::unreachable,
+                .destination = any_prefix(family),
+                .metric = kBackstopMetric,
+                .protocol = kNovpnProtocol};
+    }
+    static Rule lookup_rule(Family family, std::uint32_t preference = 64) {
+        return {.family = family,
+                .preference = Preference{preference},
+                .table = kTable,
+                .mark = kMark,
+                .protocol = kNovpnProtocol};
+    }
+    static Route foreign(const Prefix& destination, IfIndex link, std::optional<address> gateway, std::uint32_t metric,
+                         TableId table = kMainTable) {
+        Route route = ours(destination, link, gateway, metric);
+        route.table = table;
+        route.protocol = kStatic;
+        return route;
+    }
+    static NftTable steering(const std::string& cgroup, std::set<IfIndex> links) {
+        return {{{.name = "novpn", .mark = kMark, .cgroups = {cgroup}, .links = std::move(links)}}};
+    }
+
+    std::unique_ptr<World> world;
+    std::string cgroup;
+};
+
+INSTANTIATE_TEST_SUITE_P(On, Contract, testing::Values(Side{"Fake", make_fake_world}, Side{"Linux", make_linux_world}),
+                         [](const auto& tested) { return std::string(tested.param.name); });
+
+// Routes of the agent
+
+TEST_P(Contract, AnEmptyTableIsEmptyAndNoError) {
+    world->add_link("eth0");
+    EXPECT_THAT(routes(kTable, Family::ipv4), IsEmpty());
+    EXPECT_THAT(routes(kTable, Family::ipv6), IsEmpty());
+}
+
+TEST_P(Contract, ReplaceIsIdempotent) {
+    IfIndex eth0 = add_eth0();
+    for (int i = 0; i < 2; ++i) {
+        ASSERT_TRUE(apply(ReplaceRoute{default4(eth0, "192.168.10.1")}));
+        ASSERT_TRUE(apply(ReplaceRoute{default6(eth0, "2001:db8:a::1")}));
+        ASSERT_TRUE(apply(ReplaceRoute{backstop(Family::ipv4)}));
+        ASSERT_TRUE(apply(ReplaceRoute{backstop(Family::ipv6)}));
+    }
+    EXPECT_THAT(routes(kTable, Family::ipv4),
+                UnorderedElementsAre(default4(eth0, "192.168.10.1"), backstop(Family::ipv4)));
+    EXPECT_THAT(routes(kTable, Family::ipv6),
+                UnorderedElementsAre(default6(eth0, "2001:db8:a::1"), backstop(Family::ipv6)));
+}
+
+TEST_P(Contract, ReplaceTakesTheOldGatewayAway) {
+    IfIndex eth0 = add_eth0();
+    ASSERT_TRUE(apply(ReplaceRoute{default4(eth0, "192.168.10.1")}));
+    ASSERT_TRUE(apply(ReplaceRoute{default4(eth0, "192.168.10.2")}));
+    ASSERT_TRUE(apply(ReplaceRoute{default6(eth0, "2001:db8:a::1")}));
+    ASSERT_TRUE(apply(ReplaceRoute{default6(eth0, "fe80::2")}));
+    EXPECT_THAT(routes(kTable, Family::ipv4), ElementsAre(default4(eth0, "192.168.10.2")));
+    EXPECT_THAT(routes(kTable, Family::ipv6), ElementsAre(default6(eth0, "fe80::2")));
+}
+
+TEST_P(Contract, ReplaceMovesADefaultToAnotherLink) {
+    IfIndex eth0 = add_eth0();
+    IfIndex wlan0 = world->add_link("wlan0");
+    world->add_address("wlan0", ip("10.0.0.5"), 24);
+    world->add_address("wlan0", ip("2001:db8:b::5"), 64);
+    ASSERT_TRUE(apply(ReplaceRoute{backstop(Family::ipv6)}));
+    ASSERT_TRUE(apply(ReplaceRoute{default4(eth0, "192.168.10.1")}));
+    ASSERT_TRUE(apply(ReplaceRoute{default6(eth0, "2001:db8:a::1")}));
+    ASSERT_TRUE(apply(ReplaceRoute{default4(wlan0, "10.0.0.1")}));
+    ASSERT_TRUE(apply(ReplaceRoute{default6(wlan0, "2001:db8:b::1")}));
+    EXPECT_THAT(routes(kTable, Family::ipv4), ElementsAre(default4(wlan0, "10.0.0.1")));
+    EXPECT_THAT(routes(kTable, Family::ipv6),
+                UnorderedElementsAre(default6(wlan0, "2001:db8:b::1"), backstop(Family::ipv6)));
+}
+
+TEST_P(Contract, ReplaceWithAnotherMetricAddsARoute) {
+    IfIndex eth0 = add_eth0();
+    ASSERT_TRUE(apply(ReplaceRoute{default4(eth0, "192.168.10.1")}));
+    ASSERT_TRUE(apply(ReplaceRoute{default4(eth0, "192.168.10.1", 600)}));
+    EXPECT_THAT(routes(kTable, Family::ipv4),
+                UnorderedElementsAre(default4(eth0, "192.168.10.1"), default4(eth0, "192.168.10.1", 600)));
+}
+
+TEST_P(Contract, OnLinkRouteOfIpv6TwiceIsOne) {
+    IfIndex eth0 = add_eth0();
+    Route on_link = ours(prefix("2001:db8:a::", 64), eth0, std::nullopt, 256);
+    ASSERT_TRUE(apply(ReplaceRoute{on_link}));
+    ASSERT_TRUE(apply(ReplaceRoute{on_link}));
+    EXPECT_THAT(routes(kTable, Family::ipv6), ElementsAre(on_link));
+}
+
+TEST_P(Contract, RoutesOfTwoLinksToOneIpv6PrefixStandSideBySide) {
+    // fe80::/64 of every link, for one.
+    IfIndex eth0 = add_eth0();
+    IfIndex wlan0 = world->add_link("wlan0");
+    Route of_eth0 = ours(prefix("fe80::", 64), eth0, std::nullopt, 256);
+    Route of_wlan0 = ours(prefix("fe80::", 64), wlan0, std::nullopt, 256);
+    for (int i = 0; i < 2; ++i) {
+        ASSERT_TRUE(apply(ReplaceRoute{of_eth0}));
+        ASSERT_TRUE(apply(ReplaceRoute{of_wlan0}));
+    }
+    EXPECT_THAT(routes(kTable, Family::ipv6), UnorderedElementsAre(of_eth0, of_wlan0));
+    ASSERT_TRUE(apply(DeleteRoute{of_eth0}));
+    EXPECT_THAT(routes(kTable, Family::ipv6), ElementsAre(of_wlan0));
+}
+
+TEST_P(Contract, RefusesAGatewayThatIsNotOnLink) {
+    IfIndex eth0 = add_eth0();
+    auto refused4 = apply(ReplaceRoute{default4(eth0, "10.1.2.3")});
+    ASSERT_FALSE(refused4);
+    EXPECT_EQ(refused4.error().code, std::errc::network_unreachable);
+    auto refused6 = apply(ReplaceRoute{default6(eth0, "2001:db8:cccc::1")});
+    ASSERT_FALSE(refused6);
+    EXPECT_EQ(refused6.error().code, std::errc::host_unreachable);
+    EXPECT_THAT(routes(kTable, Family::ipv4), IsEmpty());
+    EXPECT_THAT(routes(kTable, Family::ipv6), IsEmpty());
+}
+
+TEST_P(Contract, TakesAGatewayBehindItsOwnHostRoute) {
+    IfIndex eth0 = add_eth0();
+    ASSERT_TRUE(apply(ReplaceRoute{ours(prefix("10.1.2.3", 32), eth0)}));
+    EXPECT_TRUE(apply(ReplaceRoute{default4(eth0, "10.1.2.3")}));
+    Route onlink = default4(eth0, "10.9.9.9", 7);
+    onlink.onlink = true;
+    EXPECT_TRUE(apply(ReplaceRoute{onlink}));
+    EXPECT_EQ(routes(kTable, Family::ipv4).size(), 3u);
+}
+
+TEST_P(Contract, RefusesASourceThatIsNoAddressOfOurs) {
+    IfIndex eth0 = add_eth0();
+    Route route4 = default4(eth0, "192.168.10.1");
+    route4.source = ip("192.168.10.77");
+    Route route6 = default6(eth0, "2001:db8:a::1");
+    route6.source = ip("2001:db8:a::77");
+    for (const Route& route : {route4, route6}) {
+        auto refused = apply(ReplaceRoute{route});
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code, std::errc::invalid_argument);
+    }
+}
+
+TEST_P(Contract, RefusesARouteOfALinkThatIsDownOrGone) {
+    IfIndex eth0 = add_eth0();
+    world->set_up("eth0", false);
+    for (const Route& route : {ours(prefix("10.0.0.0", 8), eth0), ours(prefix("2001:db8:9::", 64), eth0)}) {
+        auto refused = apply(ReplaceRoute{route});
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code, std::errc::network_down);
+    }
+    auto refused = apply(ReplaceRoute{ours(prefix("10.0.0.0", 8), IfIndex{4242})});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, std::errc::no_such_device);
+}
+
+TEST_P(Contract, DeletingWhatIsNotThereIsDone) {
+    IfIndex eth0 = add_eth0();
+    EXPECT_TRUE(apply(DeleteRoute{default4(eth0, "192.168.10.1")}));
+    EXPECT_TRUE(apply(DeleteRoute{default6(eth0, "2001:db8:a::1")}));
+    EXPECT_TRUE(apply(DeleteRoute{backstop(Family::ipv4)}));
+    EXPECT_TRUE(apply(DeleteRoute{ours(prefix("10.0.0.0", 8), IfIndex{4242})}));
+    EXPECT_TRUE(apply(DeleteRule{lookup_rule(Family::ipv4)}));
+    EXPECT_TRUE(apply(DeleteRule{lookup_rule(Family::ipv6)}));
+    EXPECT_TRUE(apply(DeleteNft{}));
+    EXPECT_TRUE(apply(RemoveCgroup{cgroup}));
+}
+
+TEST_P(Contract, DeletesTheRouteItNamesAndNoOther) {
+    IfIndex eth0 = add_eth0();
+    Route low = default4(eth0, "192.168.10.1", 5);
+    Route high = default4(eth0, "192.168.10.2", 6);
+    for (const Route& route : {low, high, backstop(Family::ipv4)}) ASSERT_TRUE(apply(ReplaceRoute{route}));
+    Route of_another = low;
+    of_another.protocol = kStatic;
+    Route by_another = low;
+    by_another.gateway = ip("192.168.10.9");
+    ASSERT_TRUE(apply(DeleteRoute{of_another}));
+    ASSERT_TRUE(apply(DeleteRoute{by_another}));
+    EXPECT_EQ(routes(kTable, Family::ipv4).size(), 3u);
+    ASSERT_TRUE(apply(DeleteRoute{low}));
+    EXPECT_THAT(routes(kTable, Family::ipv4), UnorderedElementsAre(high, backstop(Family::ipv4)));
+}
+
+// What the kernel takes away without a word
+
+TEST_P(Contract, ALinkThatGoesDownTakesItsRoutesFromEveryTable) {
+    IfIndex eth0 = add_eth0();
+    world->add_route(foreign(any_prefix(Family::ipv4), eth0, ip("192.168.10.1"), 600));
+    for (const Route& route :
+         {default4(eth0, "192.168.10.1"), ours(prefix("192.168.10.0", 24), eth0), backstop(Family::ipv4),
+          default6(eth0, "2001:db8:a::1"), ours(prefix("2001:db8:a::", 64), eth0), backstop(Family::ipv6)})
+        ASSERT_TRUE(apply(ReplaceRoute{route}));
+    world->set_up("eth0", false);
+    for (Family family : kFamilies) {
+        EXPECT_THAT(routes(kTable, family), ElementsAre(backstop(family)));
+        EXPECT_THAT(routes(kMainTable, family), IsEmpty());
+    }
+}
+
+TEST_P(Contract, ALinkThatComesUpAgainHasItsConnectedPrefixOnly) {
+    IfIndex eth0 = add_eth0();
+    world->add_route(foreign(any_prefix(Family::ipv4), eth0, ip("192.168.10.1"), 600));
+    ASSERT_TRUE(apply(ReplaceRoute{default4(eth0, "192.168.10.1")}));
+    world->set_up("eth0", false);
+    world->set_up("eth0", true);
+    EXPECT_THAT(routes(kTable, Family::ipv4), IsEmpty());
+    EXPECT_THAT(routes(kMainTable, Family::ipv4), ElementsAre(Route{.destination = prefix("192.168.10.0", 24),
+                                                                    .link = eth0,
+                                                                    .source = ip("192.168.10.50"),
+                                                                    .scope = kLinkScope,
+                                                                    .protocol = kKernelProtocol}));
+    EXPECT_THAT(routes(kMainTable, Family::ipv6), IsEmpty()) << "IPv6 addresses do not survive a link that is down";
+}
+
+TEST_P(Contract, ADeletedLinkTakesItsRoutes) {
+    IfIndex eth0 = add_eth0();
+    for (const Route& route : {default4(eth0, "192.168.10.1"), default6(eth0, "2001:db8:a::1"), backstop(Family::ipv4),
+                               backstop(Family::ipv6)})
+        ASSERT_TRUE(apply(ReplaceRoute{route}));
+    world->delete_link("eth0");
+    for (Family family : kFamilies) EXPECT_THAT(routes(kTable, family), ElementsAre(backstop(family)));
+}
+
+TEST_P(Contract, TheLastIpv4AddressTakesEveryRouteOfItsLink) {
+    IfIndex eth0 = add_eth0();
+    for (const Route& route : {default4(eth0, "192.168.10.1"), ours(prefix("10.0.0.0", 8), eth0),
+                               backstop(Family::ipv4), default6(eth0, "2001:db8:a::1")})
+        ASSERT_TRUE(apply(ReplaceRoute{route}));
+    world->delete_address("eth0", ip("192.168.10.50"), 24);
+    EXPECT_THAT(routes(kTable, Family::ipv4), ElementsAre(backstop(Family::ipv4)));
+    EXPECT_THAT(routes(kTable, Family::ipv6), ElementsAre(default6(eth0, "2001:db8:a::1")));
+}
+
+TEST_P(Contract, AnAddressTakesMainsRoutesThatPreferItAsSourceAndLeavesOurs) {
+    IfIndex eth0 = add_eth0();
+    world->add_address("eth0", ip("10.7.0.2"), 16);
+    Route sourced = ours(prefix("10.8.0.0", 16), eth0, ip("192.168.10.1"));
+    sourced.source = ip("10.7.0.2");
+    Route of_main = sourced;
+    of_main.table = kMainTable;
+    of_main.protocol = kStatic;
+    ASSERT_TRUE(apply(ReplaceRoute{sourced}));
+    world->add_route(of_main);
+    ASSERT_EQ(routes(kMainTable, Family::ipv4).size(), 3u);
+    world->delete_address("eth0", ip("10.7.0.2"), 16);
+    EXPECT_THAT(routes(kTable, Family::ipv4), ElementsAre(sourced)) << "with a source that is no address any more";
+    EXPECT_EQ(routes(kMainTable, Family::ipv4).size(), 1u);
+}
+
+TEST_P(Contract, AGatewayStaysInUseWhileItsLinkHasAnotherAddress) {
+    IfIndex eth0 = add_eth0();
+    world->add_address("eth0", ip("10.7.0.2"), 16);
+    ASSERT_TRUE(apply(ReplaceRoute{default4(eth0, "192.168.10.1")}));
+    world->delete_address("eth0", ip("192.168.10.50"), 24);
+    EXPECT_THAT(routes(kTable, Family::ipv4), ElementsAre(default4(eth0, "192.168.10.1")));
+    auto again = apply(ReplaceRoute{default4(eth0, "192.168.10.1", 5)});
+    ASSERT_FALSE(again) << "it would not be taken any more";
+    EXPECT_EQ(again.error().code, std::errc::network_unreachable);
+}
+
+TEST_P(Contract, AnIpv6AddressTakesItsPrefixAndLeavesItsGatewaysRoutesWithoutSource) {
+    IfIndex eth0 = add_eth0();
+    Route sourced = default6(eth0, "2001:db8:a::1");
+    sourced.source = ip("2001:db8:a::50");
+    ASSERT_TRUE(apply(ReplaceRoute{sourced}));
+    world->delete_address("eth0", ip("2001:db8:a::50"), 64);
+    EXPECT_THAT(routes(kTable, Family::ipv6), ElementsAre(default6(eth0, "2001:db8:a::1")));
+    EXPECT_THAT(routes(kMainTable, Family::ipv6), IsEmpty());
+}
+
+TEST_P(Contract, LostCarrierRemovesNothingAndSaysSo) {
+    IfIndex eth0 = add_eth0();
+    for (const Route& route : {default4(eth0, "192.168.10.1"), default6(eth0, "2001:db8:a::1")})
+        ASSERT_TRUE(apply(ReplaceRoute{route}));
+    world->set_carrier("eth0", false);
+    for (Family family : kFamilies) {
+        auto left = routes(kTable, family);
+        ASSERT_EQ(left.size(), 1u);
+        EXPECT_TRUE(left.front().link_down);
+        EXPECT_EQ(routes(kMainTable, family).size(), 1u);
+    }
+    EXPECT_FALSE(find_link(observe(), eth0)->carrier);
+    Route more = ours(prefix("10.5.0.0", 16), eth0, ip("192.168.10.1"));
+    ASSERT_TRUE(apply(ReplaceRoute{more}));
+    more.link_down = true;
+    EXPECT_THAT(routes(kTable, Family::ipv4), testing::Contains(more));
+    world->set_carrier("eth0", true);
+    EXPECT_THAT(routes(kTable, Family::ipv6), ElementsAre(default6(eth0, "2001:db8:a::1")));
+}
+
+// Rules
+
+TEST_P(Contract, ARuleAddedTwiceIsOne) {
+    for (Family family : kFamilies) {
+        ASSERT_TRUE(apply(AddRule{lookup_rule(family)}));
+        ASSERT_TRUE(apply(AddRule{lookup_rule(family)}));
+        EXPECT_THAT(rules_at(Preference{64}, family), ElementsAre(lookup_rule(family)));
+        ASSERT_TRUE(apply(DeleteRule{lookup_rule(family)}));
+        EXPECT_THAT(rules_at(Preference{64}, family), IsEmpty());
+    }
+}
+
+TEST_P(Contract, RulesOfOnePreferenceStandInTheOrderOfTheirInsertion) {
+    Rule first = lookup_rule(Family::ipv4);
+    first.table = TableId{7867};
+    Rule second = lookup_rule(Family::ipv4);
+    Rule third{.preference = Preference{64}, .table = TableId{100}, .protocol = kStatic};
+    Rule before = lookup_rule(Family::ipv4, 60);
+    ASSERT_TRUE(apply(AddRule{first}));
+    ASSERT_TRUE(apply(AddRule{second}));
+    world->add_rule(third);
+    ASSERT_TRUE(apply(AddRule{before}));
+    EXPECT_THAT(rules_at(Preference{64}), ElementsAre(first, second, third));
+    Observed observed = observe();
+    auto at = [&](const Rule& rule) { return std::ranges::find(observed.rules, rule) - observed.rules.begin(); };
+    EXPECT_LT(at(before), at(first));
+}
+
+TEST_P(Contract, ARuleOfSomebodyElseWithOurSelectorsIsNotOurs) {
+    Rule theirs = lookup_rule(Family::ipv4);
+    theirs.protocol = kStatic;
+    world->add_rule(theirs);
+    ASSERT_TRUE(apply(AddRule{lookup_rule(Family::ipv4)}));
+    EXPECT_THAT(rules_at(Preference{64}), ElementsAre(theirs, lookup_rule(Family::ipv4)));
+    ASSERT_TRUE(apply(DeleteRule{lookup_rule(Family::ipv4)}));
+    EXPECT_THAT(rules_at(Preference{64}), ElementsAre(theirs));
+}
+
+TEST_P(Contract, EveryRuleOfTheAgentComesBackAsItWasAdded) {
+    std::vector<Rule> rules{
+        {.preference = Preference{65}, .action = RuleAction::nop, .protocol = kNovpnProtocol},
+        {.preference = Preference{63},
+         .action = RuleAction::goto_,
+         .target = Preference{65},
+         .mark = kMark,
+         .ip_protocol = std::uint8_t{IPPROTO_UDP},
+         .destination_port = PortRange{53, 53},
+         .protocol = kNovpnProtocol},
+        lookup_rule(Family::ipv4),
+    };
+    for (Family family : kFamilies) {
+        for (Rule& rule : rules) {
+            rule.family = family;
+            ASSERT_TRUE(apply(AddRule{rule}));
+            EXPECT_THAT(rules_at(rule.preference, family), ElementsAre(rule));
+        }
+        for (const Rule& rule : rules) {
+            ASSERT_TRUE(apply(DeleteRule{rule}));
+            EXPECT_THAT(rules_at(rule.preference, family), IsEmpty());
+        }
+    }
+}
+
+// What a packet does
+
+TEST_P(Contract, TheLongestPrefixWinsThenTheLowestMetric) {
+    IfIndex eth0 = add_eth0();
+    IfIndex wlan0 = world->add_link("wlan0");
+    IfIndex tun0 = world->add_tunnel("tun0");
+    world->add_address("wlan0", ip("10.0.0.5"), 24);
+    world->add_address("tun0", ip("10.8.0.2"), 24);
+    world->add_route(foreign(any_prefix(Family::ipv4), eth0, ip("192.168.10.1"), 600));
+    world->add_route(foreign(any_prefix(Family::ipv4), wlan0, ip("10.0.0.1"), 100));
+    EXPECT_EQ(leaves_by(kInternet4), "wlan0");
+    world->add_route(foreign(prefix("128.0.0.0", 1), tun0, std::nullopt, 900));
+    EXPECT_EQ(leaves_by(kInternet4), "tun0");
+    EXPECT_EQ(leaves_by(ip("64.0.0.1")), "wlan0");
+    EXPECT_EQ(leaves_by(kInternet6), "refused");
+}
+
+TEST_P(Contract, TheBackstopStopsWhatTheTableHasNoRouteFor) {
+    IfIndex eth0 = add_eth0();
+    IfIndex tun0 = world->add_tunnel("tun0");
+    world->add_address("tun0", ip("10.8.0.2"), 24);
+    world->add_address("tun0", ip("2001:db8:8::2"), 64);
+    world->add_route(foreign(any_prefix(Family::ipv4), tun0, std::nullopt, 50));
+    world->add_route(foreign(any_prefix(Family::ipv6), tun0, std::nullopt, 50));
+    for (Family family : kFamilies) {
+        const address& internet = family == Family::ipv4 ? kInternet4 : kInternet6;
+        ASSERT_TRUE(apply(AddRule{lookup_rule(family)}));
+        EXPECT_EQ(leaves_by(internet, kMember), "tun0") << "an empty table is passed over";
+        ASSERT_TRUE(apply(ReplaceRoute{backstop(family)}));
+        EXPECT_EQ(leaves_by(internet, kMember), "refused");
+        EXPECT_EQ(leaves_by(internet, 0x4f000000), "tun0");
+        EXPECT_EQ(leaves_by(internet), "tun0");
+    }
+    ASSERT_TRUE(apply(ReplaceRoute{default4(eth0, "192.168.10.1")}));
+    ASSERT_TRUE(apply(ReplaceRoute{default6(eth0, "fe80::1")}));
+    EXPECT_EQ(leaves_by(kInternet4, kMember | 0x00ca6c), "eth0");
+    EXPECT_EQ(leaves_by(kInternet6, kMember), "eth0");
+}
+
+TEST_P(Contract, ARuleLeadsPastOthersToItsTarget) {
+    IfIndex eth0 = add_eth0();
+    IfIndex tun0 = world->add_tunnel("tun0");
+    world->add_address("tun0", ip("10.8.0.2"), 24);
+    world->add_address("tun0", ip("2001:db8:8::2"), 64);
+    world->add_route(foreign(any_prefix(Family::ipv4), tun0, std::nullopt, 50));
+    world->add_route(foreign(any_prefix(Family::ipv6), tun0, std::nullopt, 50));
+    ASSERT_TRUE(apply(ReplaceRoute{default4(eth0, "192.168.10.1")}));
+    ASSERT_TRUE(apply(ReplaceRoute{default6(eth0, "fe80::1")}));
+    for (Family family : kFamilies) {
+        const address& internet = family == Family::ipv4 ? kInternet4 : kInternet6;
+        Packet query{.destination = internet, .mark = kMember, .ip_protocol = IPPROTO_UDP, .destination_port = 53};
+        Packet other = query;
+        other.destination_port = 443;
+        Rule around{.family = family,
+                    .preference = Preference{63},
+                    .action = RuleAction::goto_,
+                    .target = Preference{65},
+                    .mark = kMark,
+                    .ip_protocol = std::uint8_t{IPPROTO_UDP},
+                    .destination_port = PortRange{53, 53},
+                    .protocol = kNovpnProtocol};
+        ASSERT_TRUE(apply(AddRule{lookup_rule(family)}));
+        ASSERT_TRUE(apply(AddRule{around}));
+        EXPECT_EQ(world->leaves_by(query), "eth0") << "without a rule to go to it is passed over";
+        ASSERT_TRUE(apply(AddRule{
+            {.family = family, .preference = Preference{65}, .action = RuleAction::nop, .protocol = kNovpnProtocol}}));
+        EXPECT_EQ(world->leaves_by(query), "tun0");
+        EXPECT_EQ(world->leaves_by(other), "eth0");
+    }
+}
+
+TEST_P(Contract, AnInvertedMarkRuleCatchesAllOthersAndSuppressPassesDefaultsOver) {
+    // wg-quick's pair.
+    IfIndex eth0 = add_eth0();
+    IfIndex wg0 = world->add_tunnel("wg0");
+    world->add_address("wg0", ip("10.8.0.2"), 24);
+    world->add_address("wg0", ip("2001:db8:8::2"), 64);
+    constexpr TableId kWireguard{51820};
+    constexpr std::uint32_t kWireguardMark = 0xca6c;
+    for (Family family : kFamilies) {
+        bool ipv4 = family == Family::ipv4;
+        const address& internet = ipv4 ? kInternet4 : kInternet6;
+        world->add_route(
+            foreign(any_prefix(family), eth0, ip(ipv4 ? "192.168.10.1" : "2001:db8:a::1"), ipv4 ? 600 : 1024));
+        world->add_route(foreign(any_prefix(family), wg0, std::nullopt, ipv4 ? 0 : 1024, kWireguard));
+        Rule inverted{.family = family,
+                      .preference = Preference{32765},
+                      .table = kWireguard,
+                      .invert = true,
+                      .mark = Mark{kWireguardMark},
+                      .protocol = kStatic};
+        Rule suppressing{.family = family,
+                         .preference = Preference{32764},
+                         .table = kMainTable,
+                         .suppress_prefix_length = 0,
+                         .protocol = kStatic};
+        world->add_rule(inverted);
+        EXPECT_EQ(leaves_by(ip(ipv4 ? "192.168.10.9" : "2001:db8:a::9")), "wg0");
+        world->add_rule(suppressing);
+        EXPECT_EQ(leaves_by(ip(ipv4 ? "192.168.10.9" : "2001:db8:a::9")), "eth0");
+        EXPECT_EQ(leaves_by(internet), "wg0");
+        EXPECT_EQ(leaves_by(internet, kWireguardMark), "eth0");
+        EXPECT_THAT(rules_at(Preference{32765}, family), ElementsAre(inverted));
+        EXPECT_THAT(rules_at(Preference{32764}, family), ElementsAre(suppressing));
+    }
+}
+
+TEST_P(Contract, ARouteThatThrowsLetsTheNextRuleDecide) {
+    IfIndex eth0 = add_eth0();
+    ASSERT_TRUE(apply(AddRule{lookup_rule(Family::ipv4)}));
+    world->add_route(foreign(any_prefix(Family::ipv4), eth0, ip("192.168.10.1"), 600));
+    ASSERT_TRUE(apply(ReplaceRoute{{.table = kTable,
+                                    .type = RouteType::throw_,
+                                    .destination = prefix("203.0.113.0", 24),
+                                    .protocol = kNovpnProtocol}}));
+    ASSERT_TRUE(apply(ReplaceRoute{backstop(Family::ipv4)}));
+    EXPECT_EQ(leaves_by(kInternet4, kMember), "eth0");
+    EXPECT_EQ(leaves_by(ip("198.51.100.1"), kMember), "refused");
+}
+
+TEST_P(Contract, TheLookSeesTheAnswerForEveryPublicDestination) {
+    IfIndex eth0 = add_eth0();
+    IfIndex tun0 = world->add_tunnel("tun0");
+    world->add_address("tun0", ip("10.8.0.2"), 24);
+    world->add_route(foreign(any_prefix(Family::ipv4), eth0, ip("192.168.10.1"), 600));
+    world->add_route(foreign(prefix("128.0.0.0", 1), tun0, std::nullopt, 0));
+    Observed observed = observe();
+    ASSERT_EQ(observed.lookups.size(), public_destinations().size());
+    for (const Lookup& lookup : observed.lookups) {
+        SCOPED_TRACE(lookup.destination.to_string());
+        if (lookup.destination.is_v6()) {
+            EXPECT_FALSE(lookup.answer);
+            continue;
+        }
+        ASSERT_TRUE(lookup.answer);
+        bool upper_half = contains(prefix("128.0.0.0", 1), lookup.destination);
+        EXPECT_EQ(*lookup.answer, upper_half ? foreign(prefix("128.0.0.0", 1), tun0, std::nullopt, 0)
+                                             : foreign(any_prefix(Family::ipv4), eth0, ip("192.168.10.1"), 600));
+    }
+}
+
+// Marking
+
+TEST_P(Contract, TheNftTableAndItsElementsComeBackAsTheyWereWritten) {
+    IfIndex eth0 = add_eth0();
+    IfIndex wlan0 = world->add_link("wlan0");
+    EXPECT_FALSE(observe().nft.present);
+    ASSERT_TRUE(apply(CreateCgroup{cgroup}));
+    std::uint64_t id = observe().cgroups.at(cgroup);
+    NftTable table = steering(cgroup, {eth0});
+    ASSERT_TRUE(apply(ReplaceNft{table}));
+    ObservedNft wanted{.present = true,
+                       .intact = true,
+                       .structure = structure_of(table),
+                       .members = {{"novpn", cgroup_level(cgroup), id}},
+                       .links = {{"novpn", eth0}}};
+    EXPECT_EQ(observe().nft, wanted);
+
+    // Each twice: what is already so is done.
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(AddLink{{"novpn", wlan0}}));
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(RemoveLink{{"novpn", eth0}}));
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(RemoveMember{*wanted.members.begin()}));
+    wanted.links = {{"novpn", wlan0}};
+    wanted.members.clear();
+    EXPECT_EQ(observe().nft, wanted);
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(AddMember{"novpn", cgroup}));
+    wanted.members = {{"novpn", cgroup_level(cgroup), id}};
+    EXPECT_EQ(observe().nft, wanted);
+
+    table.classes.front().dns_by_vpn = false;
+    ASSERT_TRUE(apply(ReplaceNft{table}));
+    wanted.structure = structure_of(table);
+    wanted.links = {{"novpn", eth0}};
+    EXPECT_EQ(observe().nft, wanted);
+    ASSERT_TRUE(apply(DeleteNft{}));
+    EXPECT_EQ(observe().nft, ObservedNft{});
+}
+
+TEST_P(Contract, AClassWithoutAGuardHasNoSetOfLinks) {
+    IfIndex eth0 = add_eth0();
+    ASSERT_TRUE(apply(CreateCgroup{cgroup}));
+    NftTable table = steering(cgroup, {eth0});
+    table.classes.front().guarded = false;
+    ASSERT_TRUE(apply(ReplaceNft{table}));
+    EXPECT_TRUE(observe().nft.intact);
+    EXPECT_TRUE(observe().nft.links.empty());
+    EXPECT_EQ(observe().nft.members.size(), 1u);
+}
+
+TEST_P(Contract, ElementsNeedTheirTable) {
+    IfIndex eth0 = add_eth0();
+    ASSERT_TRUE(apply(CreateCgroup{cgroup}));
+    for (const Operation& operation : {Operation(AddMember{"novpn", cgroup}), Operation(AddLink{{"novpn", eth0}})}) {
+        auto refused = apply(operation);
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code, std::errc::no_such_file_or_directory);
+    }
+    EXPECT_TRUE(apply(RemoveMember{{"novpn", 2, 42}}));
+    EXPECT_TRUE(apply(RemoveLink{{"novpn", eth0}}));
+}
+
+TEST_P(Contract, MarkingNeedsItsCgroup) {
+    auto refused = apply(ReplaceNft{steering(cgroup, {})});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, std::errc::no_such_file_or_directory);
+    EXPECT_FALSE(observe().nft.present);
+}
+
+TEST_P(Contract, ACgroupThatIsMadeAgainHasAnotherId) {
+    ASSERT_TRUE(apply(CreateCgroup{cgroup}));
+    std::uint64_t id = observe().cgroups.at(cgroup);
+    ASSERT_TRUE(apply(CreateCgroup{cgroup}));
+    EXPECT_EQ(observe().cgroups.at(cgroup), id) << "one that exists is left alone";
+    ASSERT_TRUE(apply(RemoveCgroup{cgroup}));
+    EXPECT_THAT(observe().cgroups, IsEmpty());
+    ASSERT_TRUE(apply(CreateCgroup{cgroup}));
+    EXPECT_NE(observe().cgroups.at(cgroup), id);
+}
+
+// The whole agent
+
+class WholeAgent : public Contract {
+  protected:
+    /// A look, a decision and the operations that it asks for, each of which the kernel takes.
+    Plan pass() {
+        Observed observed = *world->kernel().observe(scope());
+        Desired desired = decide(observed, config, memory, world->cgroup_root());
+        memory = desired.memory;
+        Plan plan = diff(observed, desired);
+        for (const Operation& operation : plan) {
+            auto done = apply(operation);
+            EXPECT_TRUE(done) << to_string(operation, observed) << ": " << to_string(done.error());
+        }
+        return plan;
+    }
+    void settles() {
+        EXPECT_FALSE(pass().empty());
+        EXPECT_THAT(pass(), IsEmpty());
+    }
+    void release() {
+        Observed observed = *world->kernel().observe(scope());
+        for (const Operation& operation : diff(observed, Desired{})) EXPECT_TRUE(apply(operation));
+    }
+    Scope scope() const { return {.tables = {kTable}, .strays = true, .cgroup_root = world->cgroup_root()}; }
+
+    Config config;
+    Memory memory;
+};
+
+INSTANTIATE_TEST_SUITE_P(On, WholeAgent,
+                         testing::Values(Side{"Fake", make_fake_world}, Side{"Linux", make_linux_world}),
+                         [](const auto& tested) { return std::string(tested.param.name); });
+
+TEST_P(WholeAgent, APlanAppliedLeavesNothingToDo) {
+    // The stand-ins for physical links are of kind veth, which is no tunnel.
+    IfIndex eth0 = add_eth0();
+    IfIndex wlan0 = world->add_link("wlan0");
+    IfIndex tun0 = world->add_tunnel("tun0");
+    world->add_address("eth0", ip("fe80::50"), 64);
+    world->add_address("wlan0", ip("fe80::51"), 64);
+    world->add_address("wlan0", ip("10.0.0.5"), 24);
+    world->add_address("tun0", ip("10.8.0.2"), 24);
+    world->add_address("tun0", ip("2001:db8:8::2"), 64);
+    world->add_route(foreign(any_prefix(Family::ipv4), eth0, ip("192.168.10.1"), 600));
+    world->add_route(foreign(any_prefix(Family::ipv4), wlan0, ip("10.0.0.1"), 700));
+    world->add_route(foreign(any_prefix(Family::ipv6), eth0, ip("fe80::1"), 1024));
+    world->add_route(foreign(prefix("172.16.0.0", 12), eth0, ip("192.168.10.254"), 600));
+    auto main_before = routes(kMainTable, Family::ipv4);
+    settles();
+    EXPECT_EQ(leaves_by(kInternet4, kMember), "eth0");
+
+    // Take-overs: both halves, then the physical default deleted, and both back.
+    for (const char* half : {"0.0.0.0", "128.0.0.0"}) world->add_route(foreign(prefix(half, 1), tun0, std::nullopt, 0));
+    EXPECT_THAT(pass(), IsEmpty()) << "a split takeover needs no change";
+    world->add_route(foreign(any_prefix(Family::ipv6), tun0, std::nullopt, 50));
+    world->delete_route(foreign(any_prefix(Family::ipv6), eth0, ip("fe80::1"), 1024));
+    EXPECT_THAT(pass(), IsEmpty()) << "the uplink is remembered";
+    EXPECT_EQ(leaves_by(kInternet4), "tun0");
+    EXPECT_EQ(leaves_by(kInternet6), "tun0");
+    EXPECT_EQ(leaves_by(kInternet4, kMember), "eth0");
+    EXPECT_EQ(leaves_by(kInternet6, kMember), "eth0");
+
+    // The uplink goes: the other one, then none.
+    world->set_up("eth0", false);
+    settles();
+    EXPECT_EQ(leaves_by(kInternet4, kMember), "wlan0");
+    EXPECT_EQ(leaves_by(kInternet6, kMember), "refused");
+    world->set_up("wlan0", false);
+    settles();
+    EXPECT_EQ(leaves_by(kInternet4, kMember), "refused");
+    EXPECT_EQ(leaves_by(kInternet4), "tun0");
+
+    world->set_up("wlan0", true);
+    world->add_route(foreign(any_prefix(Family::ipv4), wlan0, ip("10.0.0.1"), 700));
+    settles();
+    EXPECT_EQ(leaves_by(kInternet4, kMember), "wlan0");
+
+    release();
+    Observed left = *world->kernel().observe(scope());
+    EXPECT_TRUE(std::ranges::none_of(left.routes, [](const Route& r) { return r.protocol == kNovpnProtocol; }));
+    EXPECT_TRUE(std::ranges::none_of(left.rules, [](const Rule& r) { return r.protocol == kNovpnProtocol; }));
+    EXPECT_FALSE(left.nft.present);
+    EXPECT_THAT(left.cgroups, IsEmpty());
+}
+
+TEST_P(WholeAgent, AChangedIpv6RouteOfTheLanIsReplaced) {
+    IfIndex eth0 = add_eth0();
+    world->add_route(foreign(any_prefix(Family::ipv6), eth0, ip("2001:db8:a::1"), 1024));
+    Route lan = foreign(prefix("2001:db8:77::", 48), eth0, ip("2001:db8:a::7"), 1024);
+    world->add_route(lan);
+    settles();
+    world->delete_route(lan);
+    lan.source = ip("2001:db8:a::50");
+    world->add_route(lan);
+    settles();
+}
+
+} // namespace
+
+} // namespace test
+
+} // namespace novpn

@@ -1,0 +1,129 @@
+// What no fake answers: the kernel's notifications about our own requests, and its answers to lookups with a mark.
+// Needs root: every test has a network namespace of its own.
+#include "netlink/rtnetlink.h"
+#include "tests/netns/two_networks.h"
+
+#include <algorithm>
+#include <gtest/gtest.h>
+#include <sched.h>
+
+namespace novpn::test {
+
+namespace {
+
+constexpr TableId kTable{7866};
+constexpr Mark kMark{0x4e000000, 0xff000000};
+
+address ip(const char* text) { return boost::asio::ip::make_address(text); }
+
+class RtnetlinkTest : public testing::Test {
+  protected:
+    RtnetlinkTest() {
+        if (unshare(CLONE_NEWNET) != 0) throw std::runtime_error("run the contract tests as root");
+        run("ip link set lo up; ip link add eth0 type veth peer name far");
+        run("ip link set far up; ip link set eth0 addrgenmode none up");
+        run("ip addr add 192.168.10.50/24 dev eth0; ip addr add 2001:db8:a::50/64 dev eth0 nodad");
+        ours.emplace(RouteSocket::open().value());
+        others.emplace(RouteSocket::open().value());
+        monitor.emplace(RouteMonitor::open().value());
+        auto links = ours->links().value();
+        auto eth0 = std::ranges::find(links, "eth0", &Link::name)->index;
+        default4 = {.table = kTable,
+                    .destination = any_prefix(Family::ipv4),
+                    .gateway = ip("192.168.10.1"),
+                    .link = eth0,
+                    .protocol = kNovpnProtocol};
+        default6 = {.table = kTable,
+                    .destination = any_prefix(Family::ipv6),
+                    .metric = 1024,
+                    .gateway = ip("2001:db8:a::1"),
+                    .link = eth0,
+                    .protocol = kNovpnProtocol};
+        backstop6 = {.table = kTable,
+                     .type = RouteType::unreachable,
+                     .destination = any_prefix(Family::ipv6),
+                     .metric = 4294967295,
+                     .protocol = kNovpnProtocol};
+    }
+    std::string_view seen() { return monitor->drain(ours->port()).cause; }
+
+    std::optional<RouteSocket> ours, others;
+    std::optional<RouteMonitor> monitor;
+    Route default4, default6, backstop6;
+};
+
+} // namespace
+
+TEST_F(RtnetlinkTest, OurOwnRequestsAreNoReasonToLookAgain) {
+    ASSERT_TRUE(ours->replace(default6));
+    EXPECT_EQ(seen(), "");
+    // The kernel notifies of an identical IPv6 replace, every time: an agent that reacted to it would never rest.
+    for (int i = 0; i < 3; ++i) {
+        ASSERT_TRUE(ours->replace(default6));
+        EXPECT_EQ(seen(), "");
+    }
+    Rule rule{.family = Family::ipv6, .preference = Preference{64}, .table = kTable, .protocol = kNovpnProtocol};
+    ASSERT_TRUE(ours->add(rule));
+    ASSERT_TRUE(ours->remove(rule));
+    ASSERT_TRUE(ours->remove(default6));
+    EXPECT_EQ(seen(), "");
+}
+
+TEST_F(RtnetlinkTest, AnothersRequestsAre) {
+    ASSERT_TRUE(ours->replace(default6));
+    EXPECT_EQ(seen(), "");
+    ASSERT_TRUE(others->replace(default6));
+    EXPECT_EQ(seen(), "default route added") << "identical to ours, and still notified";
+    ASSERT_TRUE(others->replace(default4));
+    EXPECT_EQ(seen(), "default route added");
+    ASSERT_TRUE(others->replace(default4));
+    EXPECT_EQ(seen(), "") << "the kernel is silent about an identical IPv4 replace";
+    Rule rule{.preference = Preference{64}, .table = kTable, .mark = kMark, .protocol = kNovpnProtocol};
+    ASSERT_TRUE(others->add(rule));
+    EXPECT_EQ(seen(), "rule added");
+    ASSERT_TRUE(others->remove(default6));
+    EXPECT_EQ(seen(), "default route deleted");
+}
+
+TEST_F(RtnetlinkTest, TheKernelIsSilentAboutTheIpv4RoutesOfALinkThatGoesDown) {
+    ASSERT_TRUE(others->replace(default4));
+    run("ip -6 addr flush dev eth0");
+    EXPECT_NE(seen(), "");
+    run("ip link set eth0 down");
+    EXPECT_EQ(seen(), "link changed") << "the one reason there is to look again";
+    EXPECT_TRUE(ours->routes(Family::ipv4, kTable)->empty());
+}
+
+TEST_F(RtnetlinkTest, LooksUpWithAMark) {
+    run("ip link add tun0 type veth peer name tunnel-far; ip link set tunnel-far up; ip link set tun0 up");
+    run("ip route add default dev tun0; ip -6 route add default dev tun0");
+    for (const Route& route : {default4, default6, backstop6}) ASSERT_TRUE(ours->replace(route));
+    for (Family family : kFamilies) {
+        ASSERT_TRUE(ours->add({.family = family,
+                               .preference = Preference{64},
+                               .table = kTable,
+                               .mark = kMark,
+                               .protocol = kNovpnProtocol}));
+        bool ipv4 = family == Family::ipv4;
+        const Route& ours_there = ipv4 ? default4 : default6;
+        address internet = ip(ipv4 ? "203.0.113.1" : "2001:db8:ffff::1");
+        auto marked = ours->lookup(internet, Mark{kMark.value});
+        ASSERT_TRUE(marked);
+        EXPECT_EQ(marked->mark, Mark{kMark.value});
+        EXPECT_EQ(marked->answer, ours_there);
+        auto more_bits = ours->lookup(internet, Mark{kMark.value | 0xca6c});
+        ASSERT_TRUE(more_bits);
+        EXPECT_EQ(more_bits->answer, ours_there) << "the mask leaves the other bits to others";
+        for (auto mark : {std::optional<Mark>(), std::optional(Mark{0x4f000000}), std::optional(Mark{0xca6c})}) {
+            auto ordinary = ours->lookup(internet, mark);
+            ASSERT_TRUE(ordinary && ordinary->answer);
+            EXPECT_EQ(ordinary->answer->table, kMainTable);
+        }
+    }
+    ASSERT_TRUE(ours->remove(default6));
+    auto stopped = ours->lookup(ip("2001:db8:ffff::1"), Mark{kMark.value});
+    ASSERT_TRUE(stopped);
+    EXPECT_FALSE(stopped->answer) << "the backstop";
+}
+
+} // namespace novpn::test

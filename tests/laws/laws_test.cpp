@@ -1,0 +1,382 @@
+// What holds of every decision and plan, on thousands of random states a run. NOVPN_SEED=N replays the state of a seed
+// that a failure names; NOVPN_STATES=N asks for more or fewer states.
+#include "agent/decide.h"
+#include "agent/plan.h"
+#include "tests/support/random_state.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <random>
+
+namespace novpn {
+
+// gtest prints with these.
+void PrintTo(const Route& route, std::ostream* stream) { *stream << to_string(route, {}); }
+void PrintTo(const Rule& rule, std::ostream* stream) { *stream << to_string(rule); }
+void PrintTo(const Operation& operation, std::ostream* stream) { *stream << to_string(operation, {}); }
+void PrintTo(const Link& link, std::ostream* stream) { *stream << link.name; }
+void PrintTo(const Address& a, std::ostream* stream) { *stream << a.local.to_string(); }
+
+namespace test {
+
+namespace {
+
+constexpr int kStates = 3000;
+constexpr int kFailuresShown = 3;
+
+std::optional<std::uint32_t> number_from(const char* variable) {
+    const char* text = std::getenv(variable);
+    return text ? std::optional(static_cast<std::uint32_t>(std::stoul(text))) : std::nullopt;
+}
+
+struct Seeds {
+    std::uint32_t first;
+    std::uint32_t count;
+};
+
+const Seeds& seeds() {
+    static const Seeds kSeeds = [] {
+        if (auto one = number_from("NOVPN_SEED")) return Seeds{*one, 1};
+        return Seeds{std::random_device()(), number_from("NOVPN_STATES").value_or(kStates)};
+    }();
+    return kSeeds;
+}
+
+/// A state as the agent finds it, its decision and its plan.
+struct Case {
+    RandomState state;
+    Observed observed;
+    Desired desired;
+    Plan plan;
+};
+
+Plan plan_of(const Case& c) { return diff(c.observed, c.desired); }
+
+std::string to_text(const Plan& plan, const Observed& observed) {
+    std::string text;
+    for (const Operation& operation : plan) text += "  " + to_string(operation, observed) + "\n";
+    return text;
+}
+
+std::string to_text(const Case& c) {
+    LinkNames names{&c.observed.links};
+    std::string text;
+    for (const Link& link : c.observed.links)
+        text += fmt::format("  link {} {} {}{}\n", link.index.value, link.name, link.kind,
+                            !link.up       ? " down"
+                            : link.carrier ? ""
+                                           : " no carrier");
+    for (const Address& a : c.observed.addresses)
+        text += fmt::format("  address {} dev {}\n", a.local.to_string(), names(a.link));
+    for (const Rule& rule : c.observed.rules)
+        text += fmt::format("  {} rule {}\n", to_string(rule.family), to_string(rule));
+    for (const Route& route : c.observed.routes) text += "  route " + to_string(route, names) + "\n";
+    text += "plan:\n" + to_text(c.plan, c.observed);
+    return text;
+}
+
+/// Calls `law` with many states; it returns what is wrong, empty when it holds.
+template<typename Law>
+void for_many_states(Law law) {
+    int failed = 0;
+    std::uint32_t checked = 0;
+    for (std::uint32_t i = 0; i < seeds().count && failed < kFailuresShown; ++i) {
+        std::uint32_t seed = seeds().first + i;
+        Case c{.state = random_state(seed)};
+        c.observed = *c.state.kernel.observe(c.state.scope);
+        if (!conflicts(c.observed, c.state.config).empty()) continue; // the agent would not start
+        c.desired = decide(c.observed, c.state.config, c.state.memory, kRandomRoot);
+        c.plan = plan_of(c);
+        ++checked;
+        std::string wrong = law(c, seed);
+        if (wrong.empty()) continue;
+        ++failed;
+        ADD_FAILURE() << "NOVPN_SEED=" << seed << ": " << wrong << "\n" << to_text(c);
+    }
+    if (seeds().count > 1) {
+        EXPECT_GT(checked, seeds().count / 2) << "the generator's states are refused";
+    }
+}
+
+/// Applies a whole plan; returns what the kernel refused and the agent would not go on without.
+std::string apply_all(FakeKernel& kernel, const Plan& plan, const Observed& observed, Plan* refused = nullptr) {
+    for (const Operation& operation : plan) {
+        auto done = kernel.apply(operation);
+        if (!done && !is_dispensable(operation))
+            return fmt::format("refused: {}: {}", to_string(operation, observed), to_string(done.error()));
+        if (!done && refused) refused->push_back(operation);
+    }
+    return {};
+}
+
+bool is_ours(const Route& route) { return route.protocol == kNovpnProtocol && route.table != kMainTable; }
+bool is_ours(const Rule& rule) { return rule.protocol == kNovpnProtocol; }
+
+/// What belongs to others.
+struct Foreign {
+    std::vector<Link> links;
+    std::vector<Address> addresses;
+    std::vector<Route> routes;
+    std::vector<Rule> rules;
+    bool operator==(const Foreign&) const = default;
+};
+
+Foreign foreign_of(RandomState& state) {
+    Observed observed = *state.kernel.observe(state.everything);
+    std::erase_if(observed.routes, [](const Route& route) { return is_ours(route); });
+    std::erase_if(observed.rules, [](const Rule& rule) { return is_ours(rule); });
+    return {observed.links, observed.addresses, observed.routes, observed.rules};
+}
+
+// Where a member's packet goes
+
+const std::vector<address>& destinations() {
+    static const std::vector<address> kDestinations = [] {
+        std::vector<address> all = public_destinations();
+        for (const char* text : {"203.0.113.9", "172.16.3.4", "172.17.3.4", "100.64.1.1", "198.51.100.7",
+                                 "2001:db8:ff1::1", "fd77:1::1", "2001:db8:cafe::7"})
+            all.push_back(boost::asio::ip::make_address(text));
+        return all;
+    }();
+    return kDestinations;
+}
+
+struct Fate {
+    Packet packet;
+    std::optional<Route> route;
+};
+
+/// The first packet of the class that would leave by a tunnel it must not; nothing when none does. `config` says what a
+/// tunnel is; `observed` is the look that the plan was made of.
+std::optional<Fate> stray_packet(const FakeKernel& kernel, const ClassConfig& c, const Config& config,
+                                 const Observed& observed) {
+    std::vector<Packet> packets;
+    for (const address& destination : destinations()) {
+        packets.push_back({destination, c.mark.value, IPPROTO_UDP, 443});
+        // With `dns: vpn` queries take the ordinary path on purpose.
+        if (c.dns == Dns::uplink) packets.push_back({destination, c.mark.value, IPPROTO_UDP, 53});
+    }
+    for (const Packet& packet : packets) {
+        auto route = kernel.lookup(packet);
+        const Link* link = route ? find_link(observed, route->link) : nullptr;
+        if (!link || !is_tunnel(*link, observed, config)) continue;
+        if (!c.via.empty() && matches({c.via}, link->name)) continue;
+        return Fate{packet, route};
+    }
+    return std::nullopt;
+}
+
+/// Whether packets must stay out of tunnels. Those of a class that is off are marked no more.
+bool is_kept_out(const ClassConfig& c) {
+    return c.enabled && (c.when_no_uplink == WhenNoUplink::block || !c.via.empty());
+}
+
+/// New flows of the class's members are marked.
+bool marks(const ObservedNft& nft, const ClassConfig& c) {
+    return nft.present &&
+           std::ranges::any_of(nft.members, [&](const MemberElement& member) { return member.class_name == c.name; });
+}
+
+/// The former run's classes, without those that the config now lets into a tunnel: the plan may do so at any time.
+Config still_kept_out(const RandomState& state) {
+    Config former = state.former.value_or(Config{.classes = {}});
+    std::erase_if(former.classes, [&](const ClassConfig& c) {
+        auto now = std::ranges::find(state.config.classes, c.name, &ClassConfig::name);
+        return now != state.config.classes.end() && (!is_kept_out(*now) || now->via != c.via);
+    });
+    for (ClassConfig& c : former.classes) c.dns = Dns::vpn; // so are its queries
+    return former;
+}
+
+/// Walks a plan. Of each class, from the moment that its members are marked and its packets are kept out of tunnels,
+/// they are after every operation. A state that was found with marking on and broken may be broken until it is mended.
+std::string walk(const Case& c, FakeKernel kernel, const Plan& plan) {
+    struct Watched {
+        const ClassConfig* config;
+        std::string structure; ///< of the nft table that has its mark
+        bool held;
+    };
+    std::vector<Watched> watched;
+    auto watch = [&](const Config& config, const NftTable& nft) {
+        for (const ClassConfig& one : config.classes) {
+            if (!is_kept_out(one)) continue;
+            Watched w{&one, structure_of(nft), true};
+            if (marks(kernel.nft(), one) && kernel.nft().structure == w.structure)
+                w.held = !stray_packet(kernel, one, c.state.config, c.observed);
+            watched.push_back(w);
+        }
+    };
+    watch(c.state.config, c.desired.nft);
+    Config former = still_kept_out(c.state);
+    if (structure_of(c.state.former_nft) != structure_of(c.desired.nft)) watch(former, c.state.former_nft);
+
+    for (std::size_t step = 0; step < plan.size(); ++step) {
+        auto done = kernel.apply(plan[step]);
+        if (!done && !is_dispensable(plan[step]))
+            return fmt::format("refused: {}: {}", to_string(plan[step], c.observed), to_string(done.error()));
+        for (Watched& w : watched) {
+            if (!marks(kernel.nft(), *w.config) || kernel.nft().structure != w.structure) continue;
+            auto stray = stray_packet(kernel, *w.config, c.state.config, c.observed);
+            if (!stray) {
+                w.held = true;
+            } else if (w.held) {
+                return fmt::format("after operation {}, '{}', a packet of class {} to {} leaves by {}", step + 1,
+                                   to_string(plan[step], c.observed), w.config->name,
+                                   stray->packet.destination.to_string(),
+                                   to_string(*stray->route, LinkNames{&c.observed.links}));
+            }
+        }
+    }
+    return {};
+}
+
+/// Shuffles all that a dump lists in no order of meaning. Routes of one key keep theirs; rules have one.
+void shuffle(Observed& observed, std::uint32_t seed) {
+    std::mt19937 random(seed);
+    auto mix = [&](auto& values) {
+        for (std::size_t i = values.size(); i > 1; --i) std::swap(values[i - 1], values[random() % i]);
+    };
+    std::map<RouteKey, std::vector<Route>> by_key;
+    for (const Route& route : observed.routes) by_key[key(route)].push_back(route);
+    mix(observed.routes);
+    for (Route& route : observed.routes) {
+        auto& group = by_key[key(route)];
+        Route next = group.front();
+        group.erase(group.begin());
+        route = next;
+    }
+    mix(observed.links);
+    mix(observed.addresses);
+    mix(observed.lookups);
+}
+
+} // namespace
+
+class Laws : public testing::Test {
+  protected:
+    static void SetUpTestSuite() {
+        fmt::print("{} states from NOVPN_SEED={}\n", seeds().count, seeds().first);
+        std::fflush(stdout);
+    }
+};
+
+TEST_F(Laws, APlanAppliedLeavesNothingToDo) {
+    for_many_states([](Case& c, std::uint32_t) -> std::string {
+        Plan refused; // copied routes that the kernel does not take are asked for again
+        if (auto wrong = apply_all(c.state.kernel, c.plan, c.observed, &refused); !wrong.empty()) return wrong;
+        Observed after = *c.state.kernel.observe(c.state.scope);
+        if (Plan left = diff(after, c.desired); left != refused) return "left to do:\n" + to_text(left, after);
+        Desired again = decide(after, c.state.config, c.desired.memory, kRandomRoot);
+        if (Plan left = diff(after, again); left != refused) return "decided otherwise:\n" + to_text(left, after);
+        return {};
+    });
+}
+
+TEST_F(Laws, NoOperationNamesWhatIsNotOurs) {
+    struct Names {
+        const Case& c;
+        bool of_our_table(TableId table) const {
+            return std::ranges::find(c.state.config.classes, table, &ClassConfig::table) !=
+                   c.state.config.classes.end();
+        }
+        static bool below_our_root(const std::string& path) { return path.starts_with(std::string(kRandomRoot) + "/"); }
+        bool operator()(const ReplaceRoute& op) const { return is_ours(op.route) && of_our_table(op.route.table); }
+        bool operator()(const DeleteRoute& op) const {
+            Route seen = op.route;
+            auto same = [&](Route route) {
+                route.link_down = seen.link_down;
+                return route == seen;
+            };
+            return is_ours(op.route) && std::ranges::any_of(c.observed.routes, same);
+        }
+        bool operator()(const AddRule& op) const { return is_ours(op.rule); }
+        bool operator()(const DeleteRule& op) const {
+            return is_ours(op.rule) && std::ranges::find(c.observed.rules, op.rule) != c.observed.rules.end();
+        }
+        bool operator()(const CreateCgroup& op) const { return below_our_root(op.path); }
+        bool operator()(const RemoveCgroup& op) const { return below_our_root(op.path); }
+        bool operator()(const AddMember& op) const { return below_our_root(op.cgroup); }
+        bool operator()(const RemoveMember& op) const { return c.observed.nft.members.contains(op.member); }
+        bool operator()(const RemoveLink& op) const { return c.observed.nft.links.contains(op.element); }
+        bool operator()(const AddLink& op) const { return find_link(c.observed, op.element.link) != nullptr; }
+        bool operator()(const ReplaceNft&) const { return true; } // table inet novpn is ours by its name
+        bool operator()(const DeleteNft&) const { return c.observed.nft.present; }
+        bool operator()(const EndSocket&) const { return false; } // is no difference between two states
+    };
+    for_many_states([](Case& c, std::uint32_t) -> std::string {
+        Plan plans[] = {c.plan, diff(c.observed, Desired{})};
+        for (const Plan& plan : plans)
+            for (const Operation& operation : plan)
+                if (!std::visit(Names{c}, operation)) return "not ours: " + to_string(operation, c.observed);
+        Foreign before = foreign_of(c.state);
+        for (const Plan& plan : plans) {
+            RandomState copy = c.state;
+            if (auto refused = apply_all(copy.kernel, plan, c.observed); !refused.empty()) return refused;
+            if (foreign_of(copy) != before) return "what belongs to others is not as it was";
+        }
+        return {};
+    });
+}
+
+TEST_F(Laws, EveryPrefixOfAPlanKeepsMembersOutOfTunnels) {
+    for_many_states([](Case& c, std::uint32_t) -> std::string {
+        if (auto wrong = walk(c, c.state.kernel, c.plan); !wrong.empty()) return "up: " + wrong;
+        FakeKernel kernel = c.state.kernel;
+        (void)apply_all(kernel, c.plan, c.observed);
+        for (const ClassConfig& one : c.state.config.classes) {
+            if (!is_kept_out(one)) continue;
+            if (!marks(kernel.nft(), one)) return "after the plan nothing marks class " + one.name;
+            if (auto stray = stray_packet(kernel, one, c.state.config, c.observed))
+                return fmt::format("after the plan a packet of class {} to {} leaves by {}", one.name,
+                                   stray->packet.destination.to_string(),
+                                   to_string(*stray->route, LinkNames{&c.observed.links}));
+        }
+        // The way down, from here and from the state as it was found.
+        Observed after = *kernel.observe(c.state.everything);
+        if (auto wrong = walk(c, kernel, diff(after, Desired{})); !wrong.empty()) return "down: " + wrong;
+        if (auto wrong = walk(c, c.state.kernel, diff(c.observed, Desired{})); !wrong.empty()) return "down: " + wrong;
+        return {};
+    });
+}
+
+TEST_F(Laws, TheOrderOfADumpDoesNotMatter) {
+    for_many_states([](Case& c, std::uint32_t seed) -> std::string {
+        Observed shuffled = c.observed;
+        for (std::uint32_t round = 0; round < 3; ++round) {
+            shuffle(shuffled, seed + round);
+            Desired desired = decide(shuffled, c.state.config, c.state.memory, kRandomRoot);
+            if (desired.memory != c.desired.memory) return "another memory";
+            if (desired.uplinks != c.desired.uplinks) return "another uplink";
+            if (desired.takeovers != c.desired.takeovers) return "another takeover";
+            if (desired != c.desired) return "another decision";
+            if (Plan plan = diff(shuffled, desired); plan != c.plan)
+                return "another plan:\n" + to_text(plan, c.observed);
+        }
+        return {};
+    });
+}
+
+TEST_F(Laws, ReleaseLeavesWhatWasThereBefore) {
+    for_many_states([](Case& c, std::uint32_t) -> std::string {
+        Foreign before = foreign_of(c.state);
+        Observed found = *c.state.kernel.observe(c.state.everything);
+        if (auto refused = apply_all(c.state.kernel, diff(found, c.desired), found); !refused.empty()) return refused;
+        Observed steered = *c.state.kernel.observe(c.state.everything);
+        Plan release = diff(steered, Desired{});
+        if (auto refused = apply_all(c.state.kernel, release, steered); !refused.empty()) return refused;
+        Observed after = *c.state.kernel.observe(c.state.everything);
+        bool routes = std::ranges::any_of(after.routes, [](const Route& route) { return is_ours(route); });
+        bool rules = std::ranges::any_of(after.rules, [](const Rule& rule) { return is_ours(rule); });
+        if (routes || rules || after.nft.present || !after.cgroups.empty()) return "something of ours is left";
+        if (foreign_of(c.state) != before) return "what belongs to others is not as it was";
+        if (!diff(after, Desired{}).empty()) return "there is more to release";
+        return {};
+    });
+}
+
+} // namespace test
+
+} // namespace novpn
