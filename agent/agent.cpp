@@ -10,7 +10,7 @@ namespace novpn {
 namespace {
 
 Scope scope_of(const Config& config, const std::string& cgroup_root, Depth depth) {
-    Scope scope{.nft = depth != Depth::routing, .strays = depth == Depth::everything};
+    Scope scope{.strays = depth == Depth::everything};
     if (scope.strays) scope.cgroup_root = cgroup_root;
     for (const ClassConfig& c : config.classes) {
         scope.tables.push_back(c.table);
@@ -85,7 +85,7 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
     if (released_) return pass;
     std::erase_if(switches_, [&](const auto& s) { return s.second.until && *s.second.until <= since; });
 
-    auto observed = kernel_.observe(scope(incomplete_ ? std::max(depth, Depth::nft) : depth));
+    auto observed = kernel_.observe(scope(depth));
     if (!observed) {
         pass.failure = observed.error();
         return pass;
@@ -93,10 +93,12 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
     Desired desired = decide(*observed, config_now(), memory_, setup_.cgroup_root);
     Plan plan = diff(*observed, desired);
 
-    bool repair = !plan.empty() && !incomplete_ && same_steering(*desired_, desired);
+    // A copied route that the kernel keeps refusing is no repair.
+    bool repair = !incomplete_ && same_steering(*desired_, desired) && !std::ranges::all_of(plan, is_dispensable);
     if (repair && (pass.wait = repair_budget_.take(since))) return pass;
+    // First, while their last packets still have their path.
     Plan ends = sockets_to_end(desired);
-    plan.insert(plan.end(), ends.begin(), ends.end());
+    plan.insert(plan.begin(), ends.begin(), ends.end());
 
     report_decision(desired, cause);
     Applied applied = apply_all(kernel_, plan, *observed, cause);
@@ -112,14 +114,30 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
     return pass;
 }
 
+/// A pass that somebody waits for. Where it is not finished the loop goes on with it.
+Pass Agent::reconcile_on_call(std::string_view cause, Depth depth) {
+    auto now = Clock::now();
+    Pass pass = reconcile(cause, now, depth);
+    if ((pass.failure || pass.wait) && setup_.wake_at)
+        setup_.wake_at(now + pass.wait.value_or(std::chrono::milliseconds(100)));
+    return pass;
+}
+
 Expected<void> Agent::start() {
     auto observed = kernel_.observe(scope(Depth::everything));
     if (!observed) return tl::make_unexpected(observed.error());
     if (auto found = conflicts(*observed, config_); !found.empty())
         return tl::make_unexpected(Error{.doing = "starting", .detail = found.front()});
+    bool adopts = observed->nft.present || !observed->cgroups.empty() ||
+                  std::ranges::find(observed->rules, kNovpnProtocol, &Rule::protocol) != observed->rules.end();
     Pass pass = reconcile("start", Clock::now(), Depth::everything);
     last_reaction_.reset(); // of a start nobody waits for
-    if (pass.failure) return tl::make_unexpected(*pass.failure);
+    if (pass.failure) {
+        // Nothing half done; what a former run left stays as it was for the next try.
+        if (!adopts) (void)release();
+        return tl::make_unexpected(*pass.failure);
+    }
+    if (setup_.on_config) setup_.on_config(config_);
     return {};
 }
 
@@ -128,8 +146,9 @@ Plan Agent::sockets_to_end(const Desired& after) {
     std::set<std::uint64_t> cgroups;
     for (const auto& [name, before] : desired_ ? desired_->classes : std::map<std::string, ClassDecision>{}) {
         auto now = after.classes.find(name);
-        bool leaves =
-            before.state != ClassState::off && (now == after.classes.end() || now->second.state == ClassState::off);
+        bool goes_on = now != after.classes.end() && now->second.state != ClassState::off &&
+                       now->second.mark == before.mark; // with another mark its open flows are nobody's
+        bool leaves = before.state != ClassState::off && !goes_on;
         if (leaves && before.on_leave == OnLeave::end) cgroups.merge(kernel_.cgroup_ids(before.cgroup));
     }
     Plan plan;
@@ -180,7 +199,7 @@ Expected<void> Agent::reload() {
     if (!loaded) {
         reason = to_string(loaded.error());
     } else {
-        auto observed = kernel_.observe(scope_of(*loaded, setup_.cgroup_root, Depth::routing));
+        auto observed = kernel_.observe(scope_of(*loaded, setup_.cgroup_root, Depth::usual));
         if (!observed) return tl::make_unexpected(observed.error());
         if (auto found = conflicts(*observed, *loaded); !found.empty()) reason = found.front();
     }
@@ -191,7 +210,9 @@ Expected<void> Agent::reload() {
     }
     warnings_.erase("config");
     config_ = std::move(*loaded);
-    Pass pass = reconcile("reload", Clock::now(), Depth::everything);
+    std::erase_if(switches_, [&](const auto& s) { return !has_class(s.first); });
+    if (setup_.on_config) setup_.on_config(config_);
+    Pass pass = reconcile_on_call("reload", Depth::everything);
     if (pass.failure) return tl::make_unexpected(*pass.failure);
     return {};
 }

@@ -16,8 +16,7 @@ namespace novpn {
 
 /// How much of the kernel a pass looks at.
 enum class Depth {
-    routing,   ///< links, addresses, routes, rules; nft as it was at the last look
-    nft,       ///< and nft: somebody else may have changed it
+    usual,     ///< what the config's classes have to do with
     everything ///< and what another config or a crash may have left anywhere
 };
 
@@ -32,6 +31,7 @@ struct Pass {
 struct AgentSetup {
     std::string cgroup_root;                                 ///< "novpn-4026531840"
     std::function<tl::expected<Config, ConfigError>()> load; ///< for reload
+    std::function<void(const Config&)> on_config;            ///< a config is in force: at the start, after a reload
     std::function<void(Clock::time_point)> wake_at;          ///< asks for a pass then
     std::function<void()> on_stop;                           ///< ends the loop
 };
@@ -86,6 +86,7 @@ class Agent : public Service {
         std::optional<Clock::time_point> until;
     };
 
+    Pass reconcile_on_call(std::string_view cause, Depth depth);
     Config config_now() const; ///< with the switches applied
     Scope scope(Depth depth) const;
     Plan sockets_to_end(const Desired& after);

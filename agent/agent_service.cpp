@@ -33,7 +33,7 @@ StatusFacts Agent::facts() {
                       .repairs = repairs_,
                       .last_reaction = last_reaction_,
                       .warnings = warnings_};
-    if (auto observed = kernel_.observe(scope(Depth::nft))) {
+    if (auto observed = kernel_.observe(scope(Depth::usual))) {
         facts.observed = std::move(*observed);
         facts.desired = decide(facts.observed, facts.config, memory_, setup_.cgroup_root);
         if (!diff(facts.observed, *facts.desired).empty())
@@ -55,6 +55,7 @@ std::optional<std::string> Agent::find_astray(const StatusFacts& facts) {
         if (decision.state != ClassState::steering) continue;
         for (const address& destination : public_destinations()) {
             const auto& way_out = decision.ways_out.at(family_of(destination)).uplink;
+            if (!way_out && may_use_tunnel(c)) continue;
             auto lookup = kernel_.lookup(destination, c.mark);
             if (!lookup || !lookup->answer || (way_out && lookup->answer->link == way_out->link)) continue;
             const Rule* rule = leading_rule(facts.observed, *lookup);
@@ -84,7 +85,7 @@ boost::json::object Agent::status(const Caller& caller) {
 }
 
 Expected<std::vector<std::string>> Agent::plan() {
-    auto observed = kernel_.observe(scope(Depth::nft));
+    auto observed = kernel_.observe(scope(Depth::usual));
     if (!observed) return tl::make_unexpected(observed.error());
     std::vector<std::string> text;
     for (const Operation& operation : diff(*observed, decide(*observed, config_now(), memory_, setup_.cgroup_root)))
@@ -109,8 +110,11 @@ Expected<Placed> Agent::place(const std::string& class_name, pid_t pid) {
     const ClassConfig* c = find_class(class_name);
     if (!c) return system_error(ENOENT, "placing in class " + class_name);
     // CMD starts after this: what steers its cgroup is looked at now, not remembered.
-    Pass pass = reconcile("place", Clock::now(), Depth::nft);
+    Pass pass = reconcile_on_call("place", Depth::usual);
     if (pass.failure) return tl::make_unexpected(*pass.failure);
+    if (pass.wait)
+        return system_error(EAGAIN, "placing in class " + class_name,
+                            "another program keeps removing what steers it; see 'novpn status'");
     std::string cgroup = cgroup_of(*c, setup_.cgroup_root);
     if (auto moved = kernel_.place(cgroup, pid); !moved) return tl::make_unexpected(moved.error());
     auto sockets = kernel_.sockets();
@@ -159,7 +163,7 @@ Expected<void> Agent::set_enabled(const std::string& class_name, bool enabled,
         to.until = now + *for_how_long;
         if (setup_.wake_at) setup_.wake_at(*to.until);
     }
-    Pass pass = reconcile(enabled ? "class switched on" : "class switched off", now, Depth::nft);
+    Pass pass = reconcile_on_call(enabled ? "class switched on" : "class switched off", Depth::usual);
     if (pass.failure) return tl::make_unexpected(*pass.failure);
     return {};
 }
@@ -167,7 +171,7 @@ Expected<void> Agent::set_enabled(const std::string& class_name, bool enabled,
 Expected<boost::json::object> Agent::explain(const address& destination, const std::string& class_name) {
     const ClassConfig* c = find_class(class_name);
     if (!c) return system_error(ENOENT, "explaining class " + class_name);
-    auto observed = kernel_.observe(scope(Depth::routing));
+    auto observed = kernel_.observe(scope(Depth::usual));
     if (!observed) return tl::make_unexpected(observed.error());
     auto ordinary = kernel_.lookup(destination, std::nullopt);
     if (!ordinary) return tl::make_unexpected(ordinary.error());

@@ -1,5 +1,7 @@
 #include "agent/decide.h"
 
+#include "agent/explain.h"
+
 #include <algorithm>
 #include <fmt/format.h>
 #include <netinet/in.h>
@@ -92,9 +94,6 @@ void add_rules(std::vector<Rule>& rules, Family family, const ClassConfig& c) {
     rules.push_back(lookup);
 }
 
-/// `when_no_uplink: tunnel` gives up the backstop and the guard. A class that is bound to a tunnel goes nowhere else.
-bool may_use_tunnel(const ClassConfig& c) { return c.via.empty() && c.when_no_uplink == WhenNoUplink::tunnel; }
-
 std::optional<std::string> displaced_by(const std::vector<Takeover>& takeovers) {
     return takeovers.empty() ? std::nullopt : std::optional(takeovers.front().link_name);
 }
@@ -133,7 +132,7 @@ ClassState state_of(const ClassConfig& c, const ClassDecision& decision) {
 
 void add_class(Desired& desired, const ClassConfig& c, const Observed& observed, const Config& config,
                const Memory& memory, const std::string& cgroup_root) {
-    ClassDecision decision{.on_leave = c.on_leave, .cgroup = cgroup_of(c, cgroup_root)};
+    ClassDecision decision{.mark = c.mark, .on_leave = c.on_leave, .cgroup = cgroup_of(c, cgroup_root)};
     for (Family family : kFamilies) decision.ways_out[family] = way_out(c, family, desired, observed, config, memory);
     for (const auto& [family, selection] : decision.ways_out)
         if (selection.remembered) desired.memory.uplinks[{c.uplink, family}] = *selection.remembered;
@@ -162,15 +161,21 @@ std::string to_string(ClassState state) {
     return {};
 }
 
+bool may_use_tunnel(const ClassConfig& c) { return c.via.empty() && c.when_no_uplink == WhenNoUplink::tunnel; }
+
 std::string cgroup_of(const ClassConfig& class_config, const std::string& cgroup_root) {
     return cgroup_root + "/" + class_config.name;
 }
 
 Desired decide(const Observed& observed, const Config& config, const Memory& memory, const std::string& cgroup_root) {
     Desired desired;
+    // What is not selected now, as in a gap of the carrier, is known again when its network is back: a link that is
+    // gone or on another network does not pass for it.
+    for (const auto& [query, remembered] : memory.uplinks)
+        if (find_link(observed, remembered.uplink.link)) desired.memory.uplinks.insert({query, remembered});
     for (Family family : kFamilies) {
         auto takeovers = find_takeovers(family, observed, config);
-        UplinkQuery query{.family = family, .table = config.classes.front().table};
+        UplinkQuery query{.family = family, .table = builtin_class(config).table};
         Selection selection = select_uplink(query, observed, config, memory, displaced_by(takeovers));
         if (selection.remembered) desired.memory.uplinks[{query.only, family}] = *selection.remembered;
         desired.uplinks[family] = std::move(selection);
@@ -197,7 +202,7 @@ std::vector<std::string> conflicts(const Observed& observed, const Config& confi
             std::uint32_t common = rule.mark->mask & c.mark.mask;
             if ((rule.mark->value & common) != (c.mark.value & common)) continue;
             found.push_back(fmt::format("mark {} of class {} meets the {} rule of {}: {}; choose another mark",
-                                        to_string(c.mark), c.name, to_string(rule.family), to_string(rule.protocol),
+                                        to_string(c.mark), c.name, to_string(rule.family), owner_of(rule),
                                         to_string(rule)));
             break;
         }

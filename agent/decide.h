@@ -19,9 +19,10 @@ std::string to_string(ClassState state); ///< the word of `status`
 
 struct ClassDecision {
     ClassState state = ClassState::off;
+    Mark mark;
     OnLeave on_leave = OnLeave::end; ///< also when the config no longer has the class
     std::string cgroup;
-    std::map<Family, Selection> ways_out; ///< its uplinks, or its tunnel; empty when it is off
+    std::map<Family, Selection> ways_out; ///< its uplinks, or its tunnel
     bool operator==(const ClassDecision&) const = default;
 };
 
@@ -42,6 +43,9 @@ struct Desired {
 
 /// `cgroup_root`: the parent of the classes' cgroups ("novpn-4026531840").
 Desired decide(const Observed& observed, const Config& config, const Memory& memory, const std::string& cgroup_root);
+
+/// `when_no_uplink: tunnel` gives up the backstop and the guard. A class that is bound to a tunnel goes nowhere else.
+bool may_use_tunnel(const ClassConfig& c);
 
 /// Path of a class's own cgroup below the cgroup2 mount.
 std::string cgroup_of(const ClassConfig& class_config, const std::string& cgroup_root);

@@ -71,12 +71,9 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
         for (const std::string& child : cgroups_.children(scope.cgroup_root)) paths.push_back(child);
     for (const std::string& path : paths)
         if (auto id = cgroups_.id(path)) observed.cgroups[path] = *id;
-    if (scope.nft) {
-        auto nft = nft_.observe();
-        if (!nft) return tl::make_unexpected(nft.error());
-        last_nft_ = std::move(*nft);
-    }
-    observed.nft = last_nft_;
+    auto nft = nft_.observe();
+    if (!nft) return tl::make_unexpected(nft.error());
+    observed.nft = std::move(*nft);
     return observed;
 }
 

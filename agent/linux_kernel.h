@@ -43,7 +43,6 @@ class LinuxKernel : public Kernel {
     Nft nft_;
     CgroupTree cgroups_;
     std::optional<SocketDiag> socket_diag_; ///< opened when it is first needed
-    ObservedNft last_nft_;                  ///< of the last look with Scope::nft
 };
 
 } // namespace novpn

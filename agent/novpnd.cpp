@@ -59,10 +59,12 @@ enum class Ending { release, leave };
 
 /// Runs until told to stop. Everything that can be refused is refused before the kernel is changed.
 Expected<void> run(const Options& options) {
-    auto load = [file = options.config] {
-        auto loaded = load_config_or_default(file);
-        if (loaded) spdlog::set_level(to_spdlog(loaded->log_level));
-        return loaded;
+    auto load = [file = options.config] { return load_config_or_default(file); };
+    bool default_dir = options.runtime_dir == kDefaultRuntimeDir;
+    auto on_config = [default_dir](const Config& config) {
+        spdlog::set_level(to_spdlog(config.log_level));
+        if (!default_dir) return;
+        if (auto written = write_table_names(config); !written) spdlog::warn("{}", to_string(written.error()));
     };
     auto config = load();
     if (!config) return tl::make_unexpected(Error{.doing = to_string(config.error())});
@@ -81,6 +83,7 @@ Expected<void> run(const Options& options) {
     Agent agent(*kernel, *config,
                 {.cgroup_root = *cgroup_root,
                  .load = load,
+                 .on_config = on_config,
                  .wake_at = [&](Clock::time_point when) { watch->wake_at(when); },
                  .on_stop = [&] { io.stop(); }});
     auto opened = Watch::open(io, agent, *kernel);
@@ -90,10 +93,6 @@ Expected<void> run(const Options& options) {
     if (!control) return tl::make_unexpected(control.error());
 
     if (auto started = agent.start(); !started) return started;
-    bool default_dir = options.runtime_dir == kDefaultRuntimeDir;
-    if (default_dir) {
-        if (auto written = write_table_names(*config); !written) spdlog::warn("{}", to_string(written.error()));
-    }
     auto end = [&](Ending how) {
         ending = how;
         io.stop();

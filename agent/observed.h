@@ -26,7 +26,6 @@ struct Observed {
 struct Scope {
     std::vector<TableId> tables;      ///< the classes' tables; those that our rules name are looked at as well
     std::vector<std::string> cgroups; ///< the classes' cgroups
-    bool nft = true;                  ///< false: nothing said that nft changed, the last look still holds
     bool strays = false;              ///< also what another config or a crash may have left: routes of ours in any
     std::string cgroup_root;          ///< table, and with this every cgroup right below it
 };

@@ -166,10 +166,10 @@ Plan diff(const Observed& observed, const Desired& desired) {
     append(plan, elements.links_to_add);
     append<DeleteRoute>(plan, routes.to_delete_first);
     append<ReplaceRoute>(plan, routes.to_replace);
-    append<AddRule>(plan, rules.to_add);
     // What a former run left beside may lead into what is a tunnel by now.
-    append<DeleteRule>(plan, rules.stale);
     append<DeleteRoute>(plan, routes.stale);
+    append<AddRule>(plan, rules.to_add);
+    append<DeleteRule>(plan, rules.stale);
     if (wants_nft && !adopts_nft) plan.push_back(ReplaceNft{desired.nft});
     append(plan, elements.members_to_add);
 

@@ -49,7 +49,8 @@ json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
         const ClassDecision& decision = facts.desired->classes.at(c.name);
         state = to_string(decision.state);
         for (const auto& [family, selection] : decision.ways_out)
-            if (selection.uplink) uplinks[to_string(family)] = selection.uplink->link_name;
+            if (selection.uplink && decision.state != ClassState::off)
+                uplinks[to_string(family)] = selection.uplink->link_name;
     }
     json::object member{{"cgroup", cgroup_of(c, facts.cgroup_root)},
                         {"selector", "run"},
@@ -102,8 +103,8 @@ std::string health(const StatusFacts& facts) {
 } // namespace
 
 std::string summary(const Desired& desired, const Config& config) {
-    // One class is spoken of: the first that needs a person, else the first.
-    const ClassConfig* spoken_of = &config.classes.front();
+    // One class is spoken of: the first that needs a person, else the built-in one.
+    const ClassConfig* spoken_of = &builtin_class(config);
     for (const ClassConfig& c : config.classes)
         if (desired.classes.contains(c.name) && desired.classes.at(c.name).state == ClassState::blocked) {
             spoken_of = &c;

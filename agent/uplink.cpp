@@ -14,11 +14,21 @@ bool is_link_local(const address& a) {
     return a.is_v6() ? a.to_v6().is_link_local() : (a.to_v4().to_uint() >> 16) == 0xa9fe; // 169.254/16
 }
 
-/// A default of main, or a way out that the agent already uses: what makes another link more than a LAN port.
+/// A VPN client reaches its server by a host route through the physical gateway. OpenVPN's block-local writes one to
+/// the gateway itself.
+bool is_host_route_by_gateway(const Route& route) {
+    unsigned host_length = family_of(route) == Family::ipv4 ? 32 : 128;
+    return route.table == kMainTable && route.type == RouteType::unicast && route.destination.length == host_length &&
+           route.gateway && route.destination.network != *route.gateway;
+}
+
+/// What makes a link more than a LAN port: a default of main, a way out that the agent already uses, or the way to the
+/// server of a VPN that replaced the default.
 bool may_be_way_out(IfIndex link, const Observed& observed) {
     return std::ranges::any_of(observed.routes, [&](const Route& route) {
+        if (route.link != link) return false;
         bool ours = route.table != kMainTable && route.protocol == kNovpnProtocol;
-        return is_default(route) && route.link == link && (route.table == kMainTable || ours);
+        return is_host_route_by_gateway(route) || (is_default(route) && (route.table == kMainTable || ours));
     });
 }
 
@@ -98,7 +108,7 @@ std::vector<const Route*> in_order(const Observed& observed, Condition condition
     for (const Route& route : observed.routes)
         if (condition(route)) routes.push_back(&route);
     std::ranges::sort(routes, {}, [](const Route* route) {
-        return std::tuple(route->metric, route->link, route->gateway, route->destination, route->source);
+        return std::tuple(route->metric, route->link, route->gateway, route->destination, route->source, route->table);
     });
     return routes;
 }
@@ -154,8 +164,9 @@ std::optional<Selection> from_memory(const UplinkQuery& query, const Observed& o
 }
 
 std::optional<Selection> from_own_table(const UplinkQuery& query, const Observed& observed, const Config& config) {
+    // Of whichever class: those that ask for the same share the answer, as they share its memory.
     auto candidates = in_order(observed, [&](const Route& route) {
-        bool ours = route.table == query.table && route.protocol == kNovpnProtocol;
+        bool ours = route.table != kMainTable && route.protocol == kNovpnProtocol;
         return ours && family_of(route) == query.family && is_default(route) && route.type == RouteType::unicast;
     });
     for (const Route* route : candidates) {
@@ -169,15 +180,11 @@ std::optional<Selection> from_own_table(const UplinkQuery& query, const Observed
     return std::nullopt;
 }
 
-/// A VPN client reaches its server by a host route through the physical gateway.
 std::optional<Selection> from_host_route(const UplinkQuery& query, const Observed& observed, const Config& config) {
-    unsigned host_length = query.family == Family::ipv4 ? 32 : 128;
     auto candidates = in_order(observed, [&](const Route& route) {
-        bool of_main = route.table == kMainTable && family_of(route) == query.family;
-        return of_main && route.type == RouteType::unicast && route.destination.length == host_length && route.gateway;
+        return family_of(route) == query.family && is_host_route_by_gateway(route);
     });
     for (const Route* route : candidates) {
-        if (route->destination.network == *route->gateway) continue; // OpenVPN's block-local writes the gateway so
         const Link* link = find_link(observed, route->link);
         if (!link) continue;
         if (auto uplink = revalidated(to_uplink(*route, *link), query, observed, config))
@@ -273,7 +280,10 @@ Selection select_tunnel(Family family, const std::string& via, const Observed& o
         std::pair candidate{route.destination.length, *route.gateway};
         if (!best || candidate < *best) best = candidate;
     }
-    if (best) way.gateway = best->second;
+    if (best) {
+        way.gateway = best->second;
+        way.onlink = !gateway_is_on_link(way, observed);
+    }
     return {.uplink = way, .reason = fmt::format("the tunnel that the config names: {}", via)};
 }
 

@@ -56,14 +56,14 @@ boost::asio::awaitable<void> Watch::watch_routes() {
     for (;;) {
         co_await routes_fd_.async_wait(routes_fd_.wait_read, boost::asio::use_awaitable);
         auto drained = routes_.drain(kernel_.routing().port());
-        if (!drained.cause.empty()) notified(drained.cause, drained.overrun ? Depth::nft : Depth::routing);
+        if (!drained.cause.empty()) notified(drained.cause);
     }
 }
 
 boost::asio::awaitable<void> Watch::watch_nft() {
     for (;;) {
         co_await nft_fd_.async_wait(nft_fd_.wait_read, boost::asio::use_awaitable);
-        if (nft_.drain(kernel_.nft())) notified("nft table changed", Depth::nft);
+        if (nft_.drain(kernel_.nft())) notified("nft table changed");
     }
 }
 
@@ -80,9 +80,8 @@ boost::asio::awaitable<void> Watch::watch_signals(std::function<void()> on_term,
     }
 }
 
-void Watch::notified(std::string_view cause, Depth depth) {
+void Watch::notified(std::string_view cause) {
     auto now = Clock::now();
-    depth_ = std::max(depth_, depth);
     auto when = settle_.look_at(now);
     if (when <= now)
         look(cause, waiting_since_.value_or(now));
@@ -93,21 +92,17 @@ void Watch::notified(std::string_view cause, Depth depth) {
 void Watch::look(std::string_view cause, Clock::time_point since) {
     later_.cancel();
     waiting_since_.reset();
-    Pass pass = agent_.reconcile(cause, since, std::exchange(depth_, Depth::routing));
+    Pass pass = agent_.reconcile(cause, since, Depth::usual);
     auto now = Clock::now();
     settle_.looked(now, pass.operations > 0);
     if (pass.failure) {
-        depth_ = Depth::nft;
         retry_ = retry_.count() ? std::min(retry_ * 2, kLongestRetry) : kFirstRetry;
         spdlog::warn("{}; trying again in {} ms", to_string(*pass.failure), retry_.count());
         look_later(now + retry_, "retry", now);
         return;
     }
     retry_ = {};
-    if (pass.wait) {
-        depth_ = Depth::nft; // what this look saw of it has not been acted on
-        look_later(now + *pass.wait, "repair", now);
-    }
+    if (pass.wait) look_later(now + *pass.wait, "repair", now);
 }
 
 void Watch::look_later(Clock::time_point when, std::string_view cause, Clock::time_point since) {
@@ -131,7 +126,6 @@ void Watch::schedule_resync() {
     resync_.expires_after(kResync);
     resync_.async_wait([this](const boost::system::error_code& error) {
         if (error) return;
-        depth_ = Depth::nft;
         look("resync", Clock::now());
         schedule_resync();
     });

@@ -37,7 +37,7 @@ class Watch {
     boost::asio::awaitable<void> watch_routes();
     boost::asio::awaitable<void> watch_nft();
     boost::asio::awaitable<void> watch_signals(std::function<void()> on_term, std::function<void()> on_leave);
-    void notified(std::string_view cause, Depth depth);
+    void notified(std::string_view cause);
     void look(std::string_view cause, Clock::time_point since);
     void look_later(Clock::time_point when, std::string_view cause, Clock::time_point since);
     void schedule_resync();
@@ -53,7 +53,6 @@ class Watch {
     boost::asio::steady_timer later_; ///< a look that waits for the end of a storm, a retry or the repair budget
     boost::asio::steady_timer resync_;
     Settle settle_;
-    Depth depth_ = Depth::routing; ///< of the next look
     std::optional<Clock::time_point> waiting_since_;
     std::chrono::milliseconds retry_{0};
 };

@@ -58,4 +58,11 @@ struct Config {
     bool operator==(const Config&) const = default;
 };
 
+/// The class `novpn`.
+inline const ClassConfig& builtin_class(const Config& config) {
+    for (const ClassConfig& c : config.classes)
+        if (c.name == "novpn") return c;
+    return config.classes.front();
+}
+
 } // namespace novpn

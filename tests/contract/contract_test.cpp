@@ -222,10 +222,18 @@ TEST_P(Contract, TakesAGatewayBehindItsOwnHostRoute) {
     IfIndex eth0 = add_eth0();
     ASSERT_TRUE(apply(ReplaceRoute{ours(prefix("10.1.2.3", 32), eth0)}));
     EXPECT_TRUE(apply(ReplaceRoute{default4(eth0, "10.1.2.3")}));
-    Route onlink = default4(eth0, "10.9.9.9", 7);
-    onlink.onlink = true;
-    EXPECT_TRUE(apply(ReplaceRoute{onlink}));
-    EXPECT_EQ(routes(kTable, Family::ipv4).size(), 3u);
+}
+
+TEST_P(Contract, TakesAGatewayThatNeedNotBeOnLink) {
+    IfIndex eth0 = add_eth0();
+    Route onlink4 = default4(eth0, "10.9.9.9");
+    Route onlink6 = default6(eth0, "2001:db8:cccc::1");
+    for (Route* route : {&onlink4, &onlink6}) {
+        route->onlink = true;
+        ASSERT_TRUE(apply(ReplaceRoute{*route}));
+    }
+    EXPECT_THAT(routes(kTable, Family::ipv4), ElementsAre(onlink4));
+    EXPECT_THAT(routes(kTable, Family::ipv6), ElementsAre(onlink6));
 }
 
 TEST_P(Contract, RefusesASourceThatIsNoAddressOfOurs) {

@@ -47,6 +47,8 @@ class FakeKernel : public Kernel {
     std::optional<Route> lookup(const Packet& packet) const;
     const Link* link(const std::string& name) const;
     const ObservedNft& nft() const { return nft_; }
+    const std::vector<Address>& addresses() const { return addresses_; }
+    const std::vector<Route>& routes() const { return routes_; }
     std::string link_name(IfIndex index) const;
 
     std::vector<OpenSocket> open_sockets; ///< a test's to fill; EndSocket takes them away

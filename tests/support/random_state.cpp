@@ -127,19 +127,12 @@ class Generator {
         addresses_.emplace_back(link, ip(local));
     }
 
-    std::vector<Route> routes() {
-        std::vector<TableId> tables(std::begin(kForeignTables), std::end(kForeignTables));
-        tables.insert(tables.end(), std::begin(kOurTables), std::end(kOurTables));
-        tables.push_back(kStrayTable);
-        return state_.kernel.observe({.tables = tables, .strays = true})->routes;
-    }
-
     /// As `ip route add`: refused where there is one of that key, as the kernel does.
     bool add(Route route) {
         bool ipv4 = family_of(route) == Family::ipv4;
         if (!ipv4 && !route.metric) route.metric = 1024;
         if (ipv4 && !route.gateway && route.type == RouteType::unicast) route.scope = kLinkScope;
-        auto all = routes();
+        const auto& all = state_.kernel.routes();
         if (std::ranges::find(all, key(route), [](const Route& other) { return key(other); }) != all.end())
             return false;
         if (route.type == RouteType::unicast) {
@@ -156,7 +149,7 @@ class Generator {
         std::uint32_t n = link.index.value;
         std::vector<std::string> candidates;
         for (const auto& [of, local] : addresses_) {
-            if (of.name != link.name || family_of(local) != family) continue;
+            if (of.name != link.name || family_of(local) != family || !is_there(local)) continue;
             std::string text = local.to_string();
             if (text.starts_with("192")) candidates.push_back(fmt::format("192.168.{}.{}", n, 1 + pick(2)));
             if (text.starts_with("10.")) candidates.push_back(fmt::format("10.{}.0.1", n));
@@ -166,9 +159,14 @@ class Generator {
         if (candidates.empty()) return std::nullopt;
         return ip(one_of(candidates));
     }
+    bool is_there(const address& local) {
+        const auto& addresses = state_.kernel.addresses();
+        return std::ranges::find(addresses, local, &Address::local) != addresses.end();
+    }
     std::optional<address> source(const Link& link, Family family) {
         for (const auto& [of, local] : addresses_)
-            if (of.name == link.name && family_of(local) == family && !local.to_string().starts_with("fe80"))
+            if (of.name == link.name && family_of(local) == family && is_there(local) &&
+                !local.to_string().starts_with("fe80"))
                 return local;
         return std::nullopt;
     }
@@ -258,7 +256,7 @@ class Generator {
                     .protocol = kStatic};
         switch (pick(5)) {
         case 0: // replaced
-            for (const Route& route : routes())
+            for (const Route& route : std::vector(state_.kernel.routes()))
                 if (route.table == kMainTable && is_default(route) && family_of(route) == family)
                     state_.kernel.delete_route(route);
             add(whole);

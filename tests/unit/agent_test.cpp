@@ -21,7 +21,7 @@ class AgentTest : public testing::Test {
         kernel.add_route(
             {.destination = any_prefix(Family::ipv4), .metric = 600, .gateway = ip("192.168.10.1"), .link = wlan0});
     }
-    Pass pass() { return agent.reconcile("test", Clock::now(), Depth::nft); }
+    Pass pass() { return agent.reconcile("test", Clock::now(), Depth::usual); }
     std::vector<Rule> our_rules() {
         std::vector<Rule> rules;
         const Observed observed = *kernel.observe({});
@@ -85,13 +85,13 @@ TEST_F(AgentTest, CalmsDownAgainstARivalThatNeverStops) {
     int repaired = 0;
     for (int i = 0; i < 100; ++i) {
         if (!our_rules().empty()) kernel.delete_rule(our_rules().front());
-        Pass p = agent.reconcile("rival", now, Depth::nft);
+        Pass p = agent.reconcile("rival", now, Depth::usual);
         if (p.operations) ++repaired;
         EXPECT_LE(p.wait.value_or(Clock::duration{}), std::chrono::seconds(1));
         now += std::chrono::milliseconds(1);
     }
     EXPECT_EQ(repaired, 10);
-    EXPECT_TRUE(agent.reconcile("later", now + std::chrono::seconds(1), Depth::nft).operations);
+    EXPECT_TRUE(agent.reconcile("later", now + std::chrono::seconds(1), Depth::usual).operations);
 }
 
 TEST_F(AgentTest, ReleaseLeavesNothingAndLooksNoMore) {
@@ -185,9 +185,9 @@ TEST_F(AgentTest, OffForAWhileAsksForAPassThenAndIsOnAgain) {
     ASSERT_TRUE(switched.set_enabled("novpn", false, std::chrono::seconds(60)));
     ASSERT_TRUE(asked);
     EXPECT_FALSE(switched.is_steered("novpn"));
-    switched.reconcile("early", *asked - std::chrono::seconds(1), Depth::routing);
+    switched.reconcile("early", *asked - std::chrono::seconds(1), Depth::usual);
     EXPECT_FALSE(switched.is_steered("novpn"));
-    switched.reconcile("time is up", *asked, Depth::routing);
+    switched.reconcile("time is up", *asked, Depth::usual);
     EXPECT_TRUE(switched.is_steered("novpn"));
 }
 

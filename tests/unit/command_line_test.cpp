@@ -52,7 +52,36 @@ TEST_F(CommandLineTest, ReadsTheRuntimeDirFromTheEnvironmentUnlessGiven) {
     EXPECT_EQ(parse({"status", "--runtime-dir", "/tmp/n"}).value(), line(Status{}, "/tmp/n"));
 }
 
+TEST_F(CommandLineTest, TakesProcessesByTheirNumber) {
+    EXPECT_EQ(parse({"add", "1234"}).value(), line(Add{.pid = 1234}));
+    EXPECT_EQ(parse({"add", "--class", "games", "--", "1234"}).value(), line(Add{.class_name = "games", .pid = 1234}));
+    EXPECT_EQ(parse({"--runtime-dir", "/tmp/n", "remove", "1234"}).value(), line(Remove{.pid = 1234}, "/tmp/n"));
+    EXPECT_EQ(parse({"remove", "1234", "--runtime-dir", "/tmp/n"}).value(), line(Remove{.pid = 1234}, "/tmp/n"));
+}
+
+TEST_F(CommandLineTest, SwitchesAClassForATime) {
+    EXPECT_EQ(parse({"off"}).value(), line(Switch{.enabled = false, .for_how_long = {}}));
+    EXPECT_EQ(parse({"off", "--for", "1h30m"}).value(),
+              line(Switch{.enabled = false, .for_how_long = std::chrono::minutes(90)}));
+    EXPECT_EQ(parse({"off", "games", "--for=10m"}).value(),
+              line(Switch{.enabled = false, .class_name = "games", .for_how_long = std::chrono::minutes(10)}));
+    EXPECT_EQ(parse({"on"}).value(), line(Switch{.enabled = true, .for_how_long = {}}));
+    EXPECT_EQ(parse({"on", "games"}).value(), line(Switch{.enabled = true, .class_name = "games", .for_how_long = {}}));
+}
+
+TEST_F(CommandLineTest, ExplainsForAClassOrAProcess) {
+    EXPECT_EQ(parse({"explain", "example.com"}).value(),
+              line(Explain{.destination = "example.com", .class_name = {}, .pid = {}}));
+    EXPECT_EQ(parse({"explain", "--class", "games", "192.0.2.1", "--json"}).value(),
+              line(Explain{.destination = "192.0.2.1", .class_name = "games", .pid = {}, .json = true}));
+    EXPECT_EQ(parse({"explain", "2001:db8::1", "--pid", "7"}).value(),
+              line(Explain{.destination = "2001:db8::1", .class_name = {}, .pid = 7}));
+}
+
 TEST_F(CommandLineTest, KnowsItsOtherWords) {
+    EXPECT_EQ(parse({"watch", "--json"}).value(), line(Watch{.json = true}));
+    EXPECT_EQ(parse({"reload"}).value(), line(Reload{}));
+    EXPECT_EQ(parse({"metrics"}).value(), line(Metrics{}));
     EXPECT_EQ(parse({"plan"}).value(), line(Plan{}));
     EXPECT_EQ(parse({"plan", "--json", "--config", "f"}).value(), line(Plan{.json = true, .config_file = "f"}));
     EXPECT_EQ(parse({"down", "--force"}).value(), line(Down{.force = true}));
@@ -88,6 +117,26 @@ TEST_F(CommandLineTest, RefusesWhatItDoesNotKnow) {
                                                   {"check"},
                                                   {"check", "a", "b"},
                                                   {"status", "plan"},
+                                                  {"add"},
+                                                  {"add", "0"},
+                                                  {"add", "-1"},
+                                                  {"add", "1x"},
+                                                  {"add", "99999999999"},
+                                                  {"add", "1", "2"},
+                                                  {"remove"},
+                                                  {"remove", "self"},
+                                                  {"off", "--for"},
+                                                  {"off", "--for", "1"},
+                                                  {"off", "--for", "1 potato"},
+                                                  {"on", "--for", "1h"},
+                                                  {"off", "a", "b"},
+                                                  {"explain"},
+                                                  {"explain", "a", "b"},
+                                                  {"explain", "a", "--pid", "x"},
+                                                  {"explain", "a", "--pid", "1", "--class", "novpn"},
+                                                  {"watch", "now"},
+                                                  {"reload", "now"},
+                                                  {"metrics", "now"},
                                                   {"--runtime-dir"}}) {
         const auto answer = parse(words);
         ASSERT_FALSE(answer) << (words.empty() ? "" : words.back());

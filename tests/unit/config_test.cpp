@@ -389,6 +389,16 @@ TEST_F(ConfigFiles, AClashIsShownInTheFileThatIsReadLater) {
                                 path("novpn.yaml") + ":1:26); allowed: another number");
 }
 
+TEST_F(ConfigFiles, AClashIsShownWhereTheNumberWasSetLastWhateverTheOrderOfTheClasses) {
+    write("novpn.yaml",
+          "classes:\n  novpn: {table: 99}\n  music: {table: 100, mark: 0x4f000000/0xff000000, preference: "
+          "70}\n");
+    write("conf.d/10.yaml", "classes: {novpn: {table: 100}}\n");
+    EXPECT_EQ(load_error(), path("conf.d/10.yaml") +
+                                ":1:26: classes.novpn.table: table 100 is the table of class 'music' (" +
+                                path("novpn.yaml") + ":3:18); allowed: another number");
+}
+
 TEST_F(ConfigFiles, ADropInTurnsAnUplinkIntoATunnelByTakingItBack) {
     write("novpn.yaml", "classes: {novpn: {uplink: eth0}}\n");
     write("conf.d/10.yaml", "classes: {novpn: {via: tun0}}\n");

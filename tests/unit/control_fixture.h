@@ -122,7 +122,7 @@ class Child {
             char byte = 0;
             ::close(go[1]);
             if (::read(go[0], &byte, 1) == 1) {
-                const std::string text = body() + '\0';
+                const std::string text = outcome(body) + '\0';
                 if (::write(out[1], text.data(), text.size()) < 0) ::_exit(1);
                 for (;;) ::pause();
             }
@@ -157,6 +157,15 @@ class Child {
     }
 
   private:
+    /// An exception that left the child's fork would have it run the other tests too.
+    static std::string outcome(const std::function<std::string()>& body) {
+        try {
+            return body();
+        } catch (const std::exception& bug) {
+            return std::string("threw: ") + bug.what();
+        }
+    }
+
     pid_t pid_ = -1;
     UniqueFd go_;
     UniqueFd out_;

@@ -122,7 +122,7 @@ TEST_F(ControlTest, ClosesTheConnectionOfAMessageThatIsTooLong) {
 
 TEST_F(ControlTest, DropsAClientThatDoesNotRead) {
     agent.status_object["summary"] = std::string(std::size_t{8} << 20, 'x');
-    serve({.send_timeout = 100ms});
+    serve({.send_timeout = 2s});
     Raw slow(dir);
     ASSERT_TRUE(slow.call(kStatusCall));
     // No event is asked for: poll returns on the hang-up alone.
