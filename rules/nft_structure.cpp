@@ -212,6 +212,12 @@ void add_class_chains(Structure& to, const ClassMarking& c) {
         to.rules.push_back(
             rule(mark, "DNS takes the ordinary path", {destination_port_is("tcp", IPPROTO_TCP, kDnsPort), return_()}));
     }
+    // With nf_conntrack_tcp_loose a packet amid an unknown TCP flow is `new`. The kernel forgets masqueraded flows when the
+    // uplink loses its address: left alone, their retransmissions would go into the tunnel.
+    std::vector<Part> forgotten{protocol_is("tcp", IPPROTO_TCP), tcp_is_not_syn()};
+    if (c.guarded) forgotten.push_back(count_in(kDroppedCounter + c.name));
+    forgotten.push_back(drop());
+    to.rules.push_back(rule(mark, "amid a forgotten flow of " + c.name, forgotten));
     // The ct mark first: where there is no connection to carry it, the rule ends before it marks the packet.
     to.rules.push_back(rule(mark, "a new flow of " + c.name,
                             {set_ct_mark(c.mark), set_mark(c.mark), count_in(kMarkedCounter + c.name)}));
@@ -242,9 +248,6 @@ void add_output(Structure& to, const NftTable& table, const Levels& levels) {
     to.rules.push_back(rule("output", "a flow keeps the path it began on", {ct_state_is_not_new(), return_()}));
     // A flow that nobody has answered is still `new`; it is confirmed once its first packet has left.
     to.rules.push_back(rule("output", "a flow keeps the path it began on", {ct_is_confirmed(), return_()}));
-    // With nf_conntrack_tcp_loose a packet amid an unknown TCP flow is `new` and not confirmed.
-    to.rules.push_back(
-        rule("output", "a TCP flow begins at its SYN", {protocol_is("tcp", IPPROTO_TCP), tcp_is_not_syn(), return_()}));
     to.rules.push_back(rule("output", "to this machine", {destination_is_local(), return_()}));
     // Deepest first: the nearest cgroup decides.
     for (const unsigned level : levels) {

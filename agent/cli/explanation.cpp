@@ -11,20 +11,23 @@ namespace {
 
 namespace json = boost::json;
 
-/// "leaves by tun0", "has no way out"; `leave`: the verb in the number that its subject has.
-std::string way(const json::object& answer, std::string_view leave, std::string_view have) {
+/// "leaves by tun0", "has no way out"
+std::string way(const json::object& answer) {
     const auto link = text_of(answer, "link");
-    return link.empty() ? fmt::format("{} no way out", have) : fmt::format("{} by {}", leave, link);
+    return link.empty() ? "has no way out" : "leaves by " + link;
 }
 
 std::string sentence(const json::object& answer, const std::string& class_name) {
     const json::object& ordinary = object_of(answer, "ordinary");
     const json::object& member = object_of(answer, "member");
-    const auto ordinary_way = way(ordinary, "leaves", "has");
-    const auto member_way = way(member, "leaves", "has");
+    const auto ordinary_way = way(ordinary);
+    const auto member_way = way(member);
+    if (text_of(ordinary, "link").empty() && text_of(member, "link").empty())
+        return fmt::format("To {} there is no way out, neither for an ordinary process nor for a member of class {}.",
+                           text_of(answer, "destination"), class_name);
     if (ordinary_way == member_way)
-        return fmt::format("To {} an ordinary process and a member of class {} both {}: the same way.",
-                           text_of(answer, "destination"), class_name, way(ordinary, "leave", "have"));
+        return fmt::format("To {} an ordinary process and a member of class {} both leave by {}: the same way.",
+                           text_of(answer, "destination"), class_name, text_of(ordinary, "link"));
     return fmt::format("To {} an ordinary process {}, and a member of class {} {}.", text_of(answer, "destination"),
                        ordinary_way, class_name, member_way);
 }

@@ -290,6 +290,15 @@ TEST_P(Contract, DeletesTheRouteItNamesAndNoOther) {
     EXPECT_THAT(routes(kTable, Family::ipv4), UnorderedElementsAre(high, backstop(Family::ipv4)));
 }
 
+TEST_P(Contract, DeletingAnIpv6RouteWithoutAGatewayTakesTheFirstOfItsLinkAndMetric) {
+    IfIndex eth0 = add_eth0();
+    Route by_gateway = ours(prefix("2001:db8:77::", 48), eth0, ip("fe80::1"));
+    Route on_link = ours(prefix("2001:db8:77::", 48), eth0);
+    for (const Route& route : {by_gateway, on_link}) ASSERT_TRUE(apply(ReplaceRoute{route}));
+    ASSERT_TRUE(apply(DeleteRoute{on_link}));
+    EXPECT_THAT(routes(kTable, Family::ipv6), ElementsAre(on_link));
+}
+
 // What the kernel takes away without a word
 
 TEST_P(Contract, ALinkThatGoesDownTakesItsRoutesFromEveryTable) {

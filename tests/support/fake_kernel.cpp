@@ -125,9 +125,9 @@ void FakeKernel::delete_address(const std::string& link, const address& local) {
             if (route.source == local) route.source.reset();
         return;
     }
-    // All without a word: main's routes that prefer it as source, its connected route among them, but not those of other
-    // tables (fib_sync_down_addr in net/ipv4/fib_semantics.c); with the last address every IPv4 route of the link. A
-    // gateway that only this address reached stays in use.
+    // All without a word: main's routes that prefer it as source, its connected route among them, but not those of
+    // other tables (fib_sync_down_addr in net/ipv4/fib_semantics.c); with the last address every IPv4 route of the
+    // link. A gateway that only this address reached stays in use.
     bool last = std::ranges::none_of(addresses_, [&](const Address& a) { return a.link == index && a.local.is_v4(); });
     std::erase_if(routes_, [&](const Route& route) {
         return (route.source == local && route.table == kMainTable) ||

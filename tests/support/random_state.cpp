@@ -269,6 +269,7 @@ class Generator {
             unsigned length = chance(70) ? 1 : 2;
             for (unsigned part = 0; part < 1u << length; ++part) {
                 unsigned first = part << (8 - length);
+                if (chance(20)) continue; // of another tunnel, or of none
                 whole.destination = {ipv4 ? ip(fmt::format("{}.0.0.0", first)) : ip(fmt::format("{:x}::", first << 8)),
                                      length};
                 add(whole);
@@ -331,6 +332,8 @@ class Generator {
             if (chance(20) && !addresses_.empty() && route.type == RouteType::unicast) {
                 stale.link = one_of(addresses_).first.index;
                 stale.gateway.reset();
+                // To delete an IPv6 route without a gateway is to delete any of that link and metric.
+                if (family_of(stale) == Family::ipv6) stale.metric = 78;
                 stale.source.reset();
             }
             if (stale != route) add(stale);

@@ -119,6 +119,12 @@ class games  no route
 )");
 }
 
+TEST(Explanation, SaysThatNeitherHasAWayOut) {
+    EXPECT_EQ(to_explanation(object(R"({"destination": "2001:db8::1", "class": "novpn", "ordinary": {"link": null}})")),
+              "To 2001:db8::1 there is no way out, neither for an ordinary process nor for a member of class novpn.\n\n"
+              "ordinary     no route\nclass novpn  no route\n");
+}
+
 TEST(Fields, SurviveOtherTypes) {
     const auto fields = object(R"({"text": 7, "number": "x", "object": [1], "objects": [1, {"a": 1}], "big": 1e30})");
     EXPECT_EQ(text_of(fields, "text"), "");

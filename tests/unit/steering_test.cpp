@@ -88,6 +88,7 @@ TEST(ToNft, SaysWhatTheTableDoes) {
 	chain mark_novpn {
 		udp dport 53 return comment "DNS takes the ordinary path"
 		tcp dport 53 return comment "DNS takes the ordinary path"
+		meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn counter name "dropped_novpn" drop comment "amid a forgotten flow of novpn"
 		ct mark set ct mark & 0x00ffffff | 0x4e000000 meta mark set meta mark & 0x00ffffff | 0x4e000000 counter name "marked_novpn" comment "a new flow of novpn"
 	}
 	chain guard_novpn {
@@ -102,7 +103,6 @@ TEST(ToNft, SaysWhatTheTableDoes) {
 		ct mark & 0xff000000 == 0x4e000000 meta mark set meta mark & 0x00ffffff | 0x4e000000 accept comment "a flow that began in novpn"
 		ct state != new return comment "a flow keeps the path it began on"
 		ct status confirmed return comment "a flow keeps the path it began on"
-		meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn return comment "a TCP flow begins at its SYN"
 		fib daddr type local return comment "to this machine"
 		socket cgroupv2 level 2 vmap @cgroup_level_2 comment "members at level 2"
 	}
