@@ -1,5 +1,7 @@
 #include "agent/agent.h"
 
+#include "agent/explain.h"
+
 #include <algorithm>
 #include <boost/json/array.hpp>
 #include <fmt/format.h>
@@ -11,6 +13,7 @@ namespace {
 
 Scope scope_of(const Config& config, const std::string& cgroup_root, Depth depth) {
     Scope scope{.strays = depth == Depth::everything};
+    scope.tunnels = config.tunnels.links;
     if (scope.strays) scope.cgroup_root = cgroup_root;
     for (const ClassConfig& c : config.classes) {
         scope.tables.push_back(c.table);
@@ -22,6 +25,26 @@ Scope scope_of(const Config& config, const std::string& cgroup_root, Depth depth
 bool same_steering(const Desired& a, const Desired& b) {
     return a.routes == b.routes && a.rules == b.rules && a.cgroups == b.cgroups && a.nft == b.nft;
 }
+
+/// The same rules, wherever they stand: no class is new, gone or renumbered.
+bool same_but_for_order(const Desired& a, const Desired& b) {
+    auto without_place = [](Rule rule) {
+        rule.preference = {};
+        rule.target.reset();
+        return rule;
+    };
+    return std::ranges::equal(a.rules, b.rules, {}, without_place, without_place);
+}
+
+std::optional<Rule> first_rival(const Observed& observed, const Config& config) {
+    auto found = std::ranges::find_if(observed.rules, [&](const Rule& rule) {
+        return std::ranges::any_of(config.classes, [&](const ClassConfig& c) { return could_carry(rule, c.mark); });
+    });
+    return found == observed.rules.end() ? std::nullopt : std::optional(*found);
+}
+
+/// Code of the warning that a rival keeps moving its rules before ours.
+constexpr const char* kRivalWarning = "rival_rule";
 
 /// A batch is many lines of nft; the log has one.
 std::string first_line(std::string text) {
@@ -56,10 +79,9 @@ Applied apply_all(Kernel& kernel, const Plan& plan, const Observed& observed, st
 
 } // namespace
 
-std::optional<Clock::duration> RepairBudget::take(Clock::time_point now) {
-    constexpr double kBurst = 10;
+std::optional<Clock::duration> Budget::take(Clock::time_point now) {
     std::chrono::duration<double> elapsed = now - last_;
-    tokens_ = std::min(kBurst, tokens_ + elapsed.count());
+    tokens_ = std::min(burst_, tokens_ + elapsed.count());
     last_ = now;
     if (tokens_ < 1) return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(1 - tokens_));
     tokens_ -= 1;
@@ -91,11 +113,17 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
         return pass;
     }
     Desired desired = decide(*observed, config_now(), memory_, setup_.cgroup_root);
+    pass.wait = limit_moves(*observed, desired, since);
     Plan plan = diff(*observed, desired);
 
     // A copied route that the kernel keeps refusing is no repair.
     bool repair = !incomplete_ && same_steering(*desired_, desired) && !std::ranges::all_of(plan, is_dispensable);
-    if (repair && (pass.wait = repair_budget_.take(since))) return pass;
+    if (repair) {
+        if (auto wait = repairs_left_.take(since)) {
+            pass.wait = wait;
+            return pass;
+        }
+    }
     // First, while their last packets still have their path.
     Plan ends = sockets_to_end(desired);
     plan.insert(plan.begin(), ends.begin(), ends.end());
@@ -139,6 +167,23 @@ Expected<void> Agent::start() {
     }
     if (setup_.on_config) setup_.on_config(config_);
     return {};
+}
+
+/// Leaves our rules where they are while a rival makes us move them too often.
+std::optional<Clock::duration> Agent::limit_moves(const Observed& observed, Desired& desired, Clock::time_point now) {
+    bool moves = desired_ && desired_->rule_order != desired.rule_order && same_but_for_order(*desired_, desired);
+    if (desired_ && desired_->rule_order == desired.rule_order) warnings_.erase(kRivalWarning);
+    if (!moves) return std::nullopt;
+    auto wait = moves_left_.take(now);
+    if (!wait) return std::nullopt;
+    desired.rules = desired_->rules;
+    desired.rule_order = desired_->rule_order;
+    if (auto rival = first_rival(observed, config_))
+        warnings_[kRivalWarning] = fmt::format(
+            "The {} rule '{}' of {} keeps coming before ours; ours follow once a second, and the guard drops "
+            "what it leads astray.",
+            to_string(rival->family), to_string(*rival), owner_of(*rival));
+    return wait;
 }
 
 /// Of classes that were on and are not any more: members leave them without moving.

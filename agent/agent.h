@@ -36,14 +36,19 @@ struct AgentSetup {
     std::function<void()> on_stop;                           ///< ends the loop
 };
 
-/// Repairs of what someone else removed: a burst, then one a second (a rival that does the same would win nothing).
-class RepairBudget {
+/// What someone else makes us do again and again: a burst, then once a second. A rival that does the same would win
+/// nothing, and the machine stays usable.
+class Budget {
   public:
-    /// Nothing when a repair may be made now, else how long to wait.
+    explicit Budget(double burst)
+        : burst_(burst)
+        , tokens_(burst) {}
+    /// Nothing when it may be done now, else how long to wait.
     std::optional<Clock::duration> take(Clock::time_point now);
 
   private:
-    double tokens_ = 10;
+    double burst_;
+    double tokens_;
     Clock::time_point last_{};
 };
 
@@ -90,6 +95,7 @@ class Agent : public Service {
     Config config_now() const; ///< with the switches applied
     Scope scope(Depth depth) const;
     Plan sockets_to_end(const Desired& after);
+    std::optional<Clock::duration> limit_moves(const Observed& observed, Desired& desired, Clock::time_point now);
     void report_decision(const Desired& desired, std::string_view cause);
     void publish(std::string_view cause, const std::vector<std::string>& operations);
     StatusFacts facts();
@@ -104,7 +110,8 @@ class Agent : public Service {
     std::optional<Desired> desired_; ///< of the last pass
     bool incomplete_ = true;         ///< the last pass did not make the kernel what is desired
     bool released_ = false;
-    RepairBudget repair_budget_;
+    Budget repairs_left_{10};
+    Budget moves_left_{40}; ///< of our rules before a rival's: wg-quick costs four, and one back
     std::uint64_t repairs_ = 0;
     std::optional<std::chrono::microseconds> last_reaction_;
     std::map<std::string, std::string> warnings_; ///< code → text, until the cause is gone

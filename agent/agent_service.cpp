@@ -44,6 +44,12 @@ StatusFacts Agent::facts() {
     }
     if (auto packets = kernel_.packets()) facts.packets = std::move(*packets);
     if (auto astray = find_astray(facts)) facts.warnings[kRuleOrderWarning] = *astray;
+    if (facts.desired)
+        for (const auto& [family, order] : facts.desired->rule_order)
+            if (!order.ahead.empty())
+                facts.warnings["rule_ahead"] = fmt::format(
+                    "No preference is left before the {} rule '{}' of {}; the guard drops what it leads astray.",
+                    to_string(family), to_string(order.ahead.front()), owner_of(order.ahead.front()));
     return facts;
 }
 

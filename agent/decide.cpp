@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <net/if_arp.h>
 #include <netinet/in.h>
 
 namespace novpn {
@@ -51,15 +52,18 @@ std::vector<Route> copied_routes(Family family, TableId table, const std::option
         Route copy = route;
         copy.table = table;
         copy.protocol = kNovpnProtocol;
-        copy.link_down = false;
         copy.next_hops = 1;
+        // The kernel goes on with a gateway whose prefix is gone, and refuses a copy of its route.
+        Uplink by{.family = family, .link = route.link, .gateway = route.gateway, .onlink = route.onlink};
+        copy.onlink = !gateway_is_on_link(by, observed) || route.onlink;
         copies.push_back(copy);
     }
     auto rank = [&](const Route& route) {
         bool elsewhere = !uplink || route.link != uplink->link;
-        return std::tuple(key(route), elsewhere, route.link, route.gateway, route.source);
+        return std::tuple(key(route), route.link_down, elsewhere, route.link, route.gateway, route.source);
     };
     std::ranges::sort(copies, {}, rank);
+    for (Route& copy : copies) copy.link_down = false;
     auto same_key = std::ranges::unique(copies, {}, [](const Route& route) { return key(route); });
     copies.erase(same_key.begin(), same_key.end());
     if (copies.size() > kMaxCopiedRoutes) {
@@ -70,19 +74,19 @@ std::vector<Route> copied_routes(Family family, TableId table, const std::option
 }
 
 /// `fwmark M/K lookup T` and, where names are resolved as the VPN has it, the way around it for port 53.
-void add_rules(std::vector<Rule>& rules, Family family, const ClassConfig& c) {
+void add_rules(std::vector<Rule>& rules, Family family, const ClassConfig& c, Preference preference) {
     Rule lookup{.family = family,
-                .preference = c.preference,
+                .preference = preference,
                 .action = RuleAction::to_table,
                 .table = c.table,
                 .mark = c.mark,
                 .protocol = kNovpnProtocol};
     if (c.dns == Dns::vpn) {
-        Preference past{c.preference.value + 1};
+        Preference past{preference.value + 1};
         rules.push_back({.family = family, .preference = past, .action = RuleAction::nop, .protocol = kNovpnProtocol});
         for (std::uint8_t protocol : {std::uint8_t{IPPROTO_UDP}, std::uint8_t{IPPROTO_TCP}}) {
             rules.push_back({.family = family,
-                             .preference = Preference{c.preference.value - 1},
+                             .preference = Preference{preference.value - 1},
                              .action = RuleAction::goto_,
                              .target = past,
                              .mark = c.mark,
@@ -94,6 +98,22 @@ void add_rules(std::vector<Rule>& rules, Family family, const ClassConfig& c) {
     rules.push_back(lookup);
 }
 
+/// The name, and no glob that others match.
+std::string exactly(const std::string& name) {
+    std::string glob;
+    for (char c : name) {
+        if (std::string_view("*?[]\\").find(c) != std::string_view::npos) glob += '\\';
+        glob += c;
+    }
+    return glob;
+}
+
+Config with_known_tunnels(Config config, const Memory& memory, const Observed& observed) {
+    for (IfIndex index : memory.ppp_tunnels)
+        if (const Link* link = find_link(observed, index)) config.tunnels.links.push_back(exactly(link->name));
+    return config;
+}
+
 std::optional<std::string> displaced_by(const std::vector<Takeover>& takeovers) {
     return takeovers.empty() ? std::nullopt : std::optional(takeovers.front().link_name);
 }
@@ -101,7 +121,7 @@ std::optional<std::string> displaced_by(const std::vector<Takeover>& takeovers) 
 Selection way_out(const ClassConfig& c, Family family, const Desired& desired, const Observed& observed,
                   const Config& config, const Memory& memory) {
     if (!c.via.empty()) return select_tunnel(family, c.via, observed, config);
-    UplinkQuery query{.family = family, .only = c.uplink, .table = c.table};
+    UplinkQuery query{.family = family, .only = c.uplink};
     return select_uplink(query, observed, config, memory, displaced_by(desired.takeovers.at(family)));
 }
 
@@ -118,7 +138,7 @@ void add_steering(Desired& desired, ClassMarking& marking, const ClassConfig& c,
             desired.routes.push_back(default_route(*way_out, c.table));
             marking.links.insert(way_out->link);
         }
-        add_rules(desired.rules, family, c);
+        add_rules(desired.rules, family, c, desired.rule_order.at(family).lookups.at(c.name));
     }
 }
 
@@ -167,19 +187,24 @@ std::string cgroup_of(const ClassConfig& class_config, const std::string& cgroup
     return cgroup_root + "/" + class_config.name;
 }
 
-Desired decide(const Observed& observed, const Config& config, const Memory& memory, const std::string& cgroup_root) {
+Desired decide(const Observed& observed, const Config& asked, const Memory& memory, const std::string& cgroup_root) {
+    const Config config = with_known_tunnels(asked, memory, observed);
     Desired desired;
+    for (const Link& link : observed.links)
+        if (link.hardware == ARPHRD_PPP && is_tunnel(link, observed, config))
+            desired.memory.ppp_tunnels.insert(link.index);
     // What is not selected now, as in a gap of the carrier, is known again when its network is back: a link that is
     // gone or on another network does not pass for it.
     for (const auto& [query, remembered] : memory.uplinks)
         if (find_link(observed, remembered.uplink.link)) desired.memory.uplinks.insert({query, remembered});
     for (Family family : kFamilies) {
         auto takeovers = find_takeovers(family, observed, config);
-        UplinkQuery query{.family = family, .table = builtin_class(config).table};
+        UplinkQuery query{.family = family};
         Selection selection = select_uplink(query, observed, config, memory, displaced_by(takeovers));
         if (selection.remembered) desired.memory.uplinks[{query.only, family}] = *selection.remembered;
         desired.uplinks[family] = std::move(selection);
         desired.takeovers[family] = std::move(takeovers);
+        desired.rule_order[family] = order_rules(family, observed.rules, config.classes);
     }
     for (const ClassConfig& c : config.classes) add_class(desired, c, observed, config, memory, cgroup_root);
     return desired;
@@ -188,6 +213,7 @@ Desired decide(const Observed& observed, const Config& config, const Memory& mem
 std::vector<std::string> conflicts(const Observed& observed, const Config& config) {
     std::vector<std::string> found;
     LinkNames names{&observed.links};
+    bool starts_anew = std::ranges::find(observed.rules, kNovpnProtocol, &Rule::protocol) == observed.rules.end();
     for (const ClassConfig& c : config.classes) {
         for (const Route& route : observed.routes) {
             if (route.table != c.table || route.protocol == kNovpnProtocol) continue;
@@ -206,6 +232,12 @@ std::vector<std::string> conflicts(const Observed& observed, const Config& confi
                                         to_string(rule)));
             break;
         }
+        auto same = std::ranges::find(observed.rules, c.preference, &Rule::preference);
+        if (starts_anew && same != observed.rules.end())
+            found.push_back(fmt::format("preference {} of class {} is that of the {} rule of {}: {}; choose another "
+                                        "preference",
+                                        c.preference.value, c.name, to_string(same->family), owner_of(*same),
+                                        to_string(*same)));
     }
     return found;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "agent/observed.h"
+#include "agent/rule_order.h"
 #include "agent/takeover.h"
 #include "agent/uplink.h"
 #include "config/config.h"
@@ -30,6 +31,7 @@ struct Desired {
     std::map<Family, Selection> uplinks; ///< of a class that asks for none in particular
     std::map<Family, std::vector<Takeover>> takeovers;
     std::map<std::string, ClassDecision> classes;
+    std::map<Family, RuleOrder> rule_order;
 
     // Steering, as the kernel should have it.
     std::vector<Route> routes; ///< of the classes' tables, all with our protocol
@@ -50,7 +52,8 @@ bool may_use_tunnel(const ClassConfig& c);
 /// Path of a class's own cgroup below the cgroup2 mount.
 std::string cgroup_of(const ClassConfig& class_config, const std::string& cgroup_root);
 
-/// Numbers of the config that somebody else uses already, a sentence each with the owner's name; empty when none.
+/// Numbers of the config that somebody else uses already, a sentence each with the owner's name; empty when none. A
+/// preference counts as used only while no rule of ours is there: beside ours, order_rules() sees to the place.
 std::vector<std::string> conflicts(const Observed& observed, const Config& config);
 
 } // namespace novpn

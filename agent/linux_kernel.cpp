@@ -66,6 +66,14 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
         if (!lookup) return tl::make_unexpected(lookup.error());
         observed.lookups.push_back(std::move(*lookup));
     }
+    for (const Link& link : observed.links) {
+        if (!link.up || !may_be_tunnel(link, scope.tunnels)) continue;
+        for (Family family : kFamilies) {
+            auto lookup = routing_.lookup(any_public_destination(family), std::nullopt, link.index);
+            if (!lookup) return tl::make_unexpected(lookup.error());
+            observed.lookups.push_back(std::move(*lookup));
+        }
+    }
     std::vector<std::string> paths = scope.cgroups;
     if (!scope.cgroup_root.empty())
         for (const std::string& child : cgroups_.children(scope.cgroup_root)) paths.push_back(child);

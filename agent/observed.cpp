@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <boost/asio/ip/address.hpp>
+#include <fnmatch.h>
+#include <net/if_arp.h>
 
 namespace novpn {
 
@@ -15,6 +17,22 @@ const std::vector<address>& public_destinations() {
         return result;
     }();
     return kDestinations;
+}
+
+const address& any_public_destination(Family family) {
+    return *std::ranges::find(public_destinations(), family, [](const address& a) { return family_of(a); });
+}
+
+bool matches(const std::vector<std::string>& globs, const std::string& name) {
+    return std::ranges::any_of(globs,
+                               [&](const std::string& glob) { return fnmatch(glob.c_str(), name.c_str(), 0) == 0; });
+}
+
+bool may_be_tunnel(const Link& link, const std::vector<std::string>& named) {
+    static constexpr const char* kKinds[] = {"tun",    "wireguard", "xfrm", "vti",    "vti6",      "gre",
+                                             "gretap", "ip6gre",    "sit",  "ip6tnl", "ip6gretap", "ipip"};
+    return std::ranges::find(kKinds, link.kind) != std::end(kKinds) || link.hardware == ARPHRD_PPP ||
+           matches(named, link.name);
 }
 
 const Link* find_link(const Observed& observed, IfIndex index) {

@@ -16,7 +16,8 @@ struct Observed {
     std::vector<Address> addresses;
     std::vector<Route> routes;                    ///< of main and of the classes' tables, both families
     std::vector<Rule> rules;                      ///< both families, in the order the kernel consults them
-    std::vector<Lookup> lookups;                  ///< unmarked, of `public_destinations()`
+    std::vector<Lookup> lookups;                  ///< unmarked, of `public_destinations()`; the first of each family
+                                                  ///< also by each link that may be a tunnel
     std::string cgroup_mount;                     ///< where cgroup2 is mounted, for the text of operations
     std::map<std::string, std::uint64_t> cgroups; ///< those of the classes that exist, by path; the id
     ObservedNft nft;
@@ -26,6 +27,7 @@ struct Observed {
 struct Scope {
     std::vector<TableId> tables;      ///< the classes' tables; those that our rules name are looked at as well
     std::vector<std::string> cgroups; ///< the classes' cgroups
+    std::vector<std::string> tunnels; ///< globs of the config: tunnels whatever their kind says
     bool strays = false;              ///< also what another config or a crash may have left: routes of ours in any
     std::string cgroup_root;          ///< table, and with this every cgroup right below it
 };
@@ -33,6 +35,15 @@ struct Scope {
 /// Destinations that stand for "the internet": one in the middle of each eighth of the IPv4 unicast space, so that a
 /// takeover by finer prefixes than halves is seen, and the registries' large IPv6 blocks. Looked up in the kernel only.
 const std::vector<address>& public_destinations();
+
+/// The first of them of that family.
+const address& any_public_destination(Family family);
+
+/// Kind and hardware of links that carry VPNs; of ppp more has to be known. `named`: globs of the config.
+bool may_be_tunnel(const Link& link, const std::vector<std::string>& named);
+
+/// Globs of the config against the name.
+bool matches(const std::vector<std::string>& globs, const std::string& name);
 
 const Link* find_link(const Observed& observed, IfIndex index);
 

@@ -32,6 +32,8 @@ int rule_rank(const Rule& rule) {
 /// What is observed of one route, without what the kernel adds of its own.
 Route comparable(Route route) {
     route.link_down = false;
+    // IPv6 makes siblings of copies that go by several gateways.
+    if (family_of(route) == Family::ipv6) route.next_hops = 1;
     return route;
 }
 

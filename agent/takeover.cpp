@@ -9,12 +9,23 @@ namespace novpn {
 
 namespace {
 
-bool has_physical_default(Family family, const Observed& observed, const Config& config) {
-    return std::ranges::any_of(observed.routes, [&](const Route& route) {
-        if (route.table != kMainTable || !is_default(route) || family_of(route) != family) return false;
+/// Metric of the best default that main has by a link that is no tunnel.
+std::optional<std::uint32_t> physical_metric(Family family, const Observed& observed, const Config& config) {
+    std::optional<std::uint32_t> best;
+    for (const Route& route : observed.routes) {
+        if (route.table != kMainTable || !is_default(route) || family_of(route) != family) continue;
         const Link* link = find_link(observed, route.link);
-        return link && !is_tunnel(*link, observed, config);
-    });
+        if (link && !is_tunnel(*link, observed, config) && (!best || route.metric < *best)) best = route.metric;
+    }
+    return best;
+}
+
+/// An answer for a packet bound to a tunnel says that the tunnel would take over, were it not for another one before
+/// it; unless it is main's default behind the physical one, such as that of a VPN which carries its own prefixes only.
+bool stands_behind(const Route& answer, const Observed& observed, const Config& config) {
+    if (answer.table != kMainTable || !is_default(answer)) return true;
+    auto metric = physical_metric(family_of(answer), observed, config);
+    return !metric || answer.metric < *metric;
 }
 
 Takeover classify(const Route& answer, const Link& tunnel, const Observed& observed, const Config& config) {
@@ -26,8 +37,7 @@ Takeover classify(const Route& answer, const Link& tunnel, const Observed& obser
     if (answer.table == kMainTable) {
         // def1 adds 0.0.0.0/1 and 128.0.0.0/1 and leaves the default alone.
         if (is_default(answer))
-            takeover.shape =
-                has_physical_default(takeover.family, observed, config) ? Shape::lower_metric : Shape::replaced;
+            takeover.shape = physical_metric(takeover.family, observed, config) ? Shape::lower_metric : Shape::replaced;
         return takeover;
     }
     takeover.shape = Shape::catch_all_rule;
@@ -55,17 +65,31 @@ std::string to_string(Shape shape) {
 }
 
 std::vector<Takeover> find_takeovers(Family family, const Observed& observed, const Config& config) {
-    std::vector<Takeover> takeovers;
+    std::vector<Takeover> in_front;
+    std::vector<Takeover> behind;
     for (const Lookup& lookup : observed.lookups) {
         if (!lookup.answer || family_of(lookup.destination) != family) continue;
         const Link* link = find_link(observed, lookup.answer->link);
         if (!link || !is_tunnel(*link, observed, config)) continue;
         Takeover takeover = classify(*lookup.answer, *link, observed, config);
-        if (std::ranges::find(takeovers, takeover) == takeovers.end()) takeovers.push_back(takeover);
+        if (!lookup.link)
+            in_front.push_back(takeover);
+        else if (stands_behind(*lookup.answer, observed, config))
+            behind.push_back(takeover);
     }
-    std::ranges::sort(takeovers, {},
-                      [](const Takeover& t) { return std::tuple(t.shape, t.link, t.table, t.preference); });
-    return takeovers;
+    // A tunnel that is in front is not named once more for what it has behind.
+    if (in_front.empty()) return {};
+    std::erase_if(behind, [&](const Takeover& takeover) {
+        return std::ranges::find(in_front, takeover.link, &Takeover::link) != in_front.end();
+    });
+    for (std::vector<Takeover>* takeovers : {&in_front, &behind}) {
+        std::ranges::sort(*takeovers, {},
+                          [](const Takeover& t) { return std::tuple(t.shape, t.link, t.table, t.preference); });
+        auto same = std::ranges::unique(*takeovers);
+        takeovers->erase(same.begin(), same.end());
+    }
+    in_front.insert(in_front.end(), behind.begin(), behind.end());
+    return in_front;
 }
 
 } // namespace novpn

@@ -20,7 +20,8 @@ struct Takeover {
     bool operator==(const Takeover&) const = default;
 };
 
-/// Every distinct way in which a public destination of `family` leaves by a tunnel; empty when none does.
+/// Every distinct way in which a public destination of `family` leaves by a tunnel, then those that stand behind: a VPN
+/// inside a VPN. Empty when there is none.
 std::vector<Takeover> find_takeovers(Family family, const Observed& observed, const Config& config);
 
 } // namespace novpn

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <fmt/format.h>
-#include <fnmatch.h>
 #include <net/if_arp.h>
 #include <tuple>
 
@@ -62,17 +61,6 @@ std::optional<Prefix> on_link_prefix(const Uplink& uplink, const Observed& obser
 bool has_address(const Uplink& uplink, const address& local, const Observed& observed) {
     return std::ranges::any_of(observed.addresses,
                                [&](const Address& a) { return a.link == uplink.link && a.local == local; });
-}
-
-/// The kernel would accept the gateway: it is on-link there. Wrong guesses are worse than none.
-bool gateway_is_on_link(const Uplink& uplink, const Observed& observed) {
-    if (!uplink.gateway || uplink.onlink) return true;
-    if (uplink.gateway->is_v6() && is_link_local(*uplink.gateway)) return true;
-    if (prefix_of_gateway(uplink.link, *uplink.gateway, observed)) return true;
-    return std::ranges::any_of(observed.routes, [&](const Route& route) {
-        return route.table == kMainTable && route.link == uplink.link && !route.gateway && !is_default(route) &&
-               contains(route.destination, *uplink.gateway);
-    });
 }
 
 Uplink to_uplink(const Route& route, const Link& link) {
@@ -215,20 +203,27 @@ std::string to_string(UplinkSource source) {
     return {};
 }
 
-bool matches(const std::vector<std::string>& globs, const std::string& name) {
-    return std::ranges::any_of(globs,
-                               [&](const std::string& glob) { return fnmatch(glob.c_str(), name.c_str(), 0) == 0; });
+// Wrong guesses are worse than none.
+bool gateway_is_on_link(const Uplink& uplink, const Observed& observed) {
+    if (!uplink.gateway || uplink.onlink) return true;
+    if (uplink.gateway->is_v6() && is_link_local(*uplink.gateway)) return true;
+    if (prefix_of_gateway(uplink.link, *uplink.gateway, observed)) return true;
+    return std::ranges::any_of(observed.routes, [&](const Route& route) {
+        return route.table == kMainTable && route.link == uplink.link && !route.gateway && !is_default(route) &&
+               contains(route.destination, *uplink.gateway);
+    });
 }
 
 bool is_tunnel(const Link& link, const Observed& observed, const Config& config) {
     if (matches(config.tunnels.links, link.name)) return true;
     if (matches(config.uplinks.links, link.name)) return false;
-    static constexpr const char* kKinds[] = {"tun",    "wireguard", "xfrm", "vti",    "vti6",      "gre",
-                                             "gretap", "ip6gre",    "sit",  "ip6tnl", "ip6gretap", "ipip"};
-    if (std::ranges::find(kKinds, link.kind) != std::end(kKinds)) return true;
-    if (link.hardware != ARPHRD_PPP) return false;
+    if (!may_be_tunnel(link, {})) return false;
+    if (link.hardware != ARPHRD_PPP) return true;
     return std::ranges::any_of(observed.links, [&](const Link& other) {
-        if (other.hardware == ARPHRD_PPP || other.loopback || is_tunnel(other, observed, config)) return false;
+        // A VPN over a modem comes up after the modem.
+        bool comes_first = other.hardware == ARPHRD_PPP && other.index < link.index;
+        if (other.hardware == ARPHRD_PPP ? !comes_first : other.loopback || is_tunnel(other, observed, config))
+            return false;
         bool carries = can_carry(other, Family::ipv4, observed) || can_carry(other, Family::ipv6, observed);
         return carries && may_be_way_out(other.index, observed);
     });

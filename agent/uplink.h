@@ -5,6 +5,7 @@
 #include "config/config.h"
 
 #include <map>
+#include <set>
 
 namespace novpn {
 
@@ -35,13 +36,14 @@ struct RememberedUplink {
 struct UplinkQuery {
     Family family = Family::ipv4;
     std::string only; ///< glob of the links that may be it (`uplink` of a class); empty: any
-    TableId table{};  ///< of the class that asks: what is still in it is a source at a cold start
 };
 
 /// Passed into a decision and out of it again; a fresh agent has none.
 struct Memory {
     /// By UplinkQuery::only and family.
     std::map<std::pair<std::string, Family>, RememberedUplink> uplinks;
+    /// ppp links that were tunnels: they are no modems while the uplink under them is away.
+    std::set<IfIndex> ppp_tunnels;
     bool operator==(const Memory&) const = default;
 };
 
@@ -53,12 +55,12 @@ struct Selection {
     bool operator==(const Selection&) const = default;
 };
 
-/// Globs of the config against the name.
-bool matches(const std::vector<std::string>& globs, const std::string& name);
-
 /// Whether `link` carries a VPN: by kind, unless the config says otherwise. ppp is a modem when it is the only way out
-/// and a tunnel while another uplink lives.
+/// and a tunnel while another uplink lives; of several ppp links without another uplink the first one is the modem.
 bool is_tunnel(const Link& link, const Observed& observed, const Config& config);
+
+/// The kernel would accept the gateway: it is on-link there, or there is none.
+bool gateway_is_on_link(const Uplink& uplink, const Observed& observed);
 
 /// Link up, with carrier and an address of the family that is no link-local one (IPv4: any).
 bool can_carry(const Link& link, Family family, const Observed& observed);

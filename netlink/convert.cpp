@@ -21,20 +21,13 @@ namespace {
 
 RouteType to_route_type(unsigned char type) {
     switch (type) {
-    case RTN_UNICAST:
-        return RouteType::unicast;
-    case RTN_UNREACHABLE:
-        return RouteType::unreachable;
-    case RTN_BLACKHOLE:
-        return RouteType::blackhole;
-    case RTN_PROHIBIT:
-        return RouteType::prohibit;
-    case RTN_THROW:
-        return RouteType::throw_;
-    case RTN_LOCAL:
-        return RouteType::local;
-    default:
-        return RouteType::other;
+    case RTN_UNICAST: return RouteType::unicast;
+    case RTN_UNREACHABLE: return RouteType::unreachable;
+    case RTN_BLACKHOLE: return RouteType::blackhole;
+    case RTN_PROHIBIT: return RouteType::prohibit;
+    case RTN_THROW: return RouteType::throw_;
+    case RTN_LOCAL: return RouteType::local;
+    default: return RouteType::other;
     }
 }
 
@@ -53,28 +46,27 @@ void take_next_hop_flags(Route& route, unsigned flags) {
     route.link_down = flags & RTNH_F_LINKDOWN;
 }
 
-/// The first next hop stands for the route.
-bool take_multipath(Route& route, const nlattr* multipath, int family) {
+/// `route` by each of its next hops; none where one is malformed.
+std::vector<Route> by_each_hop(const Route& route, const nlattr* multipath, int family) {
+    std::vector<Route> routes;
     int left = nla_len(multipath);
-    unsigned hops = 0;
     auto* hop = static_cast<rtnexthop*>(nla_data(multipath));
     while (left >= static_cast<int>(sizeof *hop) && hop->rtnh_len >= sizeof *hop && hop->rtnh_len <= left) {
-        if (hops++ == 0) {
-            auto attributes =
-                Attributes<RTA_MAX>::parse_bytes(RTNH_DATA(hop), hop->rtnh_len - static_cast<int>(sizeof *hop));
-            if (!attributes) return false;
-            route.link = IfIndex{static_cast<std::uint32_t>(hop->rtnh_ifindex)};
-            route.gateway = attributes->ip(RTA_GATEWAY, family);
-            if (!route.gateway) route.gateway = to_via(attributes->raw(RTA_VIA));
-            take_next_hop_flags(route, hop->rtnh_flags);
-        }
+        auto attributes =
+            Attributes<RTA_MAX>::parse_bytes(RTNH_DATA(hop), hop->rtnh_len - static_cast<int>(sizeof *hop));
+        if (!attributes) return {};
+        Route& by_hop = routes.emplace_back(route);
+        by_hop.link = IfIndex{static_cast<std::uint32_t>(hop->rtnh_ifindex)};
+        by_hop.gateway = attributes->ip(RTA_GATEWAY, family);
+        if (!by_hop.gateway) by_hop.gateway = to_via(attributes->raw(RTA_VIA));
+        take_next_hop_flags(by_hop, hop->rtnh_flags);
         int step = static_cast<int>(RTNH_ALIGN(hop->rtnh_len));
         left -= step;
         if (left <= 0) break;
         hop = reinterpret_cast<rtnexthop*>(reinterpret_cast<char*>(hop) + step);
     }
-    route.next_hops = hops;
-    return hops > 0;
+    for (Route& by_hop : routes) by_hop.next_hops = static_cast<unsigned>(routes.size());
+    return routes;
 }
 
 } // namespace
@@ -120,14 +112,14 @@ std::optional<Address> to_address(std::span<const std::byte> message) {
     return result;
 }
 
-std::optional<Route> to_route(std::span<const std::byte> message) {
+std::vector<Route> to_routes(std::span<const std::byte> message) {
     auto* info = header_of<rtmsg>(message, {RTM_NEWROUTE, RTM_DELROUTE});
-    if (!info) return std::nullopt;
+    if (!info) return {};
     auto family = to_family(info->rtm_family);
-    if (!family || (info->rtm_flags & RTM_F_CLONED)) return std::nullopt;
+    if (!family || (info->rtm_flags & RTM_F_CLONED)) return {};
     auto attributes = Attributes<RTA_MAX>::parse(message, sizeof *info);
-    if (!attributes) return std::nullopt;
-    if (info->rtm_dst_len > (*family == Family::ipv4 ? 32 : 128)) return std::nullopt;
+    if (!attributes) return {};
+    if (info->rtm_dst_len > (*family == Family::ipv4 ? 32 : 128)) return {};
 
     Route route;
     route.table = TableId{attributes->template value<std::uint32_t>(RTA_TABLE).value_or(info->rtm_table)};
@@ -136,20 +128,19 @@ std::optional<Route> to_route(std::span<const std::byte> message) {
     if (auto destination = attributes->ip(RTA_DST, info->rtm_family))
         route.destination = {*destination, info->rtm_dst_len};
     else if (info->rtm_dst_len != 0)
-        return std::nullopt;
+        return {};
     route.metric = attributes->template value<std::uint32_t>(RTA_PRIORITY).value_or(0);
     route.source = attributes->ip(RTA_PREFSRC, info->rtm_family);
     route.scope = *family == Family::ipv4 ? info->rtm_scope : 0;
     route.protocol = Protocol{info->rtm_protocol};
-    if (route.type != RouteType::unicast && route.type != RouteType::local) return route;
+    if (route.type != RouteType::unicast && route.type != RouteType::local) return {route};
 
-    if (auto* multipath = attributes->raw(RTA_MULTIPATH))
-        return take_multipath(route, multipath, info->rtm_family) ? std::optional(route) : std::nullopt;
+    if (auto* multipath = attributes->raw(RTA_MULTIPATH)) return by_each_hop(route, multipath, info->rtm_family);
     route.gateway = attributes->ip(RTA_GATEWAY, info->rtm_family);
     if (!route.gateway) route.gateway = to_via(attributes->raw(RTA_VIA));
     route.link = IfIndex{attributes->template value<std::uint32_t>(RTA_OIF).value_or(0)};
     take_next_hop_flags(route, info->rtm_flags);
-    return route;
+    return {route};
 }
 
 std::optional<Rule> to_rule(std::span<const std::byte> message) {
@@ -173,21 +164,11 @@ std::optional<Rule> to_rule(std::span<const std::byte> message) {
         rule.action = RuleAction::goto_;
         rule.target = Preference{attributes->template value<std::uint32_t>(FRA_GOTO).value_or(0)};
         break;
-    case FR_ACT_NOP:
-        rule.action = RuleAction::nop;
-        break;
-    case FR_ACT_BLACKHOLE:
-        rule.action = RuleAction::blackhole;
-        break;
-    case FR_ACT_UNREACHABLE:
-        rule.action = RuleAction::unreachable;
-        break;
-    case FR_ACT_PROHIBIT:
-        rule.action = RuleAction::prohibit;
-        break;
-    default:
-        rule.action = RuleAction::other;
-        break;
+    case FR_ACT_NOP: rule.action = RuleAction::nop; break;
+    case FR_ACT_BLACKHOLE: rule.action = RuleAction::blackhole; break;
+    case FR_ACT_UNREACHABLE: rule.action = RuleAction::unreachable; break;
+    case FR_ACT_PROHIBIT: rule.action = RuleAction::prohibit; break;
+    default: rule.action = RuleAction::other; break;
     }
     auto mark = attributes->template value<std::uint32_t>(FRA_FWMARK);
     auto mask = attributes->template value<std::uint32_t>(FRA_FWMASK);

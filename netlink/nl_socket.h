@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <span>
@@ -55,14 +56,10 @@ class RequestSocket {
     /// Sends and shows every message of the answer, but its last, to `visit`. An answer that takes 5 s is an error.
     Expected<void> ask(nl_msg& request, const Visit& visit, const std::string& doing);
     /// What `convert` makes of the messages of a dump, which is taken again when the kernel's state changed under it.
-    template<typename T>
-    Expected<std::vector<T>> dump(nl_msg& request,
-                                  const std::function<std::optional<T>(std::span<const std::byte>)>& convert,
-                                  const std::string& doing) {
+    template<typename T, typename Convert>
+    Expected<std::vector<T>> dump(nl_msg& request, const Convert& convert, const std::string& doing) {
         std::vector<T> found;
-        auto visit = [&](std::span<const std::byte> message) {
-            if (auto value = convert(message)) found.push_back(std::move(*value));
-        };
+        auto visit = [&](std::span<const std::byte> message) { append(found, convert(message)); };
         auto done = dump(
             request, [&] { found.clear(); }, visit, doing);
         if (!done) return tl::make_unexpected(std::move(done.error()));
@@ -78,6 +75,14 @@ class RequestSocket {
         std::string reason;
         bool interrupted = false; ///< NLM_F_DUMP_INTR
     };
+    template<typename T>
+    static void append(std::vector<T>& found, std::optional<T> value) {
+        if (value) found.push_back(std::move(*value));
+    }
+    template<typename T>
+    static void append(std::vector<T>& found, std::vector<T> values) {
+        found.insert(found.end(), std::make_move_iterator(values.begin()), std::make_move_iterator(values.end()));
+    }
     Expected<void> dump(nl_msg& request, const std::function<void()>& begin, const Visit& visit,
                         const std::string& doing);
     Expected<Answer> exchange(nl_msg& request, const Visit& visit, const std::string& doing);

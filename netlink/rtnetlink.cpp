@@ -152,8 +152,9 @@ Expected<std::vector<Rule>> RouteSocket::rules() {
 Expected<std::vector<Route>> RouteSocket::dump_routes(nl_msg& request, const std::function<bool(const Route&)>& wanted,
                                                       const std::string& doing) {
     auto convert = [&wanted](std::span<const std::byte> message) {
-        auto route = to_route(message);
-        return route && wanted(*route) ? route : std::nullopt;
+        auto routes = to_routes(message);
+        std::erase_if(routes, [&](const Route& route) { return !wanted(route); });
+        return routes;
     };
     auto routes = requests_.dump<Route>(request, convert, doing);
     // A dump of an empty table, filtered strictly, answers ENOENT.
@@ -186,7 +187,8 @@ Expected<std::vector<Route>> RouteSocket::routes_of(Protocol protocol) {
     return found;
 }
 
-Expected<Lookup> RouteSocket::lookup(const address& destination, std::optional<Mark> mark) {
+Expected<Lookup> RouteSocket::lookup(const address& destination, std::optional<Mark> mark,
+                                     std::optional<IfIndex> link) {
     rtmsg header{};
     header.rtm_family = static_cast<unsigned char>(destination.is_v4() ? AF_INET : AF_INET6);
     header.rtm_dst_len = destination.is_v4() ? 32 : 128;
@@ -195,10 +197,12 @@ Expected<Lookup> RouteSocket::lookup(const address& destination, std::optional<M
     NlMessage request = make_request(RTM_GETROUTE, header);
     nla_put_addr(request.get(), RTA_DST, to_nl(destination).get());
     if (mark) nla_put_u32(request.get(), RTA_MARK, mark->value);
+    if (link) nla_put_u32(request.get(), RTA_OIF, link->value);
 
-    Lookup result{.destination = destination, .mark = mark, .answer = std::nullopt};
+    Lookup result{.destination = destination, .mark = mark, .link = link, .answer = std::nullopt};
     auto take_answer = [&result](std::span<const std::byte> message) {
-        if (auto route = to_route(message); route && route->type == RouteType::unicast) result.answer = route;
+        auto routes = to_routes(message);
+        if (!routes.empty() && routes.front().type == RouteType::unicast) result.answer = routes.front();
     };
     auto done = requests_.ask(*request, take_answer, "looking up " + destination.to_string());
     // A route of type unreachable, prohibit, blackhole or throw answers with its own errno (fib_props in

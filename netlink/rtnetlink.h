@@ -15,7 +15,7 @@ namespace novpn {
 /// One rtnetlink message, header included, as bytes; nothing when it is not of that type or is malformed.
 std::optional<Link> to_link(std::span<const std::byte> message);
 std::optional<Address> to_address(std::span<const std::byte> message);
-std::optional<Route> to_route(std::span<const std::byte> message);
+std::vector<Route> to_routes(std::span<const std::byte> message); ///< one for each next hop
 std::optional<Rule> to_rule(std::span<const std::byte> message);
 
 class RouteSocket {
@@ -32,8 +32,9 @@ class RouteSocket {
     Expected<std::vector<Route>> routes_of(Protocol protocol);
     /// ip -4 rule; ip -6 rule: in the order the kernel consults them
     Expected<std::vector<Rule>> rules();
-    /// ip route get DESTINATION [mark M] fibmatch
-    Expected<Lookup> lookup(const address& destination, std::optional<Mark> mark);
+    /// ip route get DESTINATION [mark M] [oif LINK] fibmatch
+    Expected<Lookup> lookup(const address& destination, std::optional<Mark> mark,
+                            std::optional<IfIndex> link = std::nullopt);
 
     /// ip route replace. Idempotent. network_unreachable: the gateway is not on-link (yet).
     /// An IPv6 route that is not a default is appended beside those of other links; it exists already: done.

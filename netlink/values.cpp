@@ -40,20 +40,13 @@ bool same_leading_bits(const Bytes& a, const Bytes& b, unsigned length) {
 
 const char* type_prefix(RouteType type) {
     switch (type) {
-    case RouteType::unicast:
-        return "";
-    case RouteType::unreachable:
-        return "unreachable ";
-    case RouteType::blackhole:
-        return "blackhole ";
-    case RouteType::prohibit:
-        return "prohibit ";
-    case RouteType::throw_:
-        return "throw ";
-    case RouteType::local:
-        return "local ";
-    case RouteType::other:
-        return "";
+    case RouteType::unicast: return "";
+    case RouteType::unreachable: return "unreachable ";
+    case RouteType::blackhole: return "blackhole ";
+    case RouteType::prohibit: return "prohibit ";
+    case RouteType::throw_: return "throw ";
+    case RouteType::local: return "local ";
+    case RouteType::other: return "";
     }
     return "";
 }
@@ -170,27 +163,13 @@ std::string to_string(const Rule& rule) {
     if (rule.source_port) text += " sport " + to_string(*rule.source_port);
     if (rule.destination_port) text += " dport " + to_string(*rule.destination_port);
     switch (rule.action) {
-    case RuleAction::to_table:
-        text += fmt::format(" lookup {}", rule.table.value);
-        break;
-    case RuleAction::goto_:
-        text += fmt::format(" goto {}", rule.target ? rule.target->value : 0);
-        break;
-    case RuleAction::nop:
-        text += " nop";
-        break;
-    case RuleAction::blackhole:
-        text += " blackhole";
-        break;
-    case RuleAction::unreachable:
-        text += " unreachable";
-        break;
-    case RuleAction::prohibit:
-        text += " prohibit";
-        break;
-    case RuleAction::other:
-        text += " (unknown action)";
-        break;
+    case RuleAction::to_table: text += fmt::format(" lookup {}", rule.table.value); break;
+    case RuleAction::goto_: text += fmt::format(" goto {}", rule.target ? rule.target->value : 0); break;
+    case RuleAction::nop: text += " nop"; break;
+    case RuleAction::blackhole: text += " blackhole"; break;
+    case RuleAction::unreachable: text += " unreachable"; break;
+    case RuleAction::prohibit: text += " prohibit"; break;
+    case RuleAction::other: text += " (unknown action)"; break;
     }
     if (rule.suppress_prefix_length) text += fmt::format(" suppress_prefixlength {}", *rule.suppress_prefix_length);
     if (rule.protocol.value) text += fmt::format(" protocol {}", rule.protocol.value);

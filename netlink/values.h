@@ -87,7 +87,8 @@ struct Address {
 
 enum class RouteType : std::uint8_t { unicast, unreachable, blackhole, prohibit, throw_, local, other };
 
-/// One FIB entry. A multipath route is represented by its first next hop, with `next_hops` telling how many there are.
+/// One FIB entry by one next hop. A multipath route is as many of them as it has hops, `next_hops` each; so is what
+/// IPv6 calls siblings: routes of the same prefix and metric by several gateways.
 struct Route {
     TableId table = kMainTable;
     RouteType type = RouteType::unicast;
@@ -161,6 +162,7 @@ struct Rule {
 struct Lookup {
     address destination;
     std::optional<Mark> mark;    ///< none: an ordinary packet
+    std::optional<IfIndex> link; ///< asked for a packet that is bound to this link
     std::optional<Route> answer; ///< none: unreachable, no route
     bool operator==(const Lookup&) const = default;
 };

@@ -596,6 +596,13 @@ TEST_P(Contract, TheLookSeesTheAnswerForEveryPublicDestination) {
     world->add_route(foreign(any_prefix(Family::ipv4), eth0, ip("192.168.10.1"), 600));
     world->add_route(foreign(prefix("128.0.0.0", 1), tun0, std::nullopt, 0));
     Observed observed = observe();
+    std::vector<Lookup> bound;
+    std::ranges::copy_if(observed.lookups, std::back_inserter(bound),
+                         [](const Lookup& l) { return l.link.has_value(); });
+    std::erase_if(observed.lookups, [](const Lookup& l) { return l.link.has_value(); });
+    // Bound to the tunnel, the first destination finds neither its half nor the default of another link.
+    EXPECT_EQ(bound, (std::vector<Lookup>{{.destination = any_public_destination(Family::ipv4), .link = tun0},
+                                          {.destination = any_public_destination(Family::ipv6), .link = tun0}}));
     ASSERT_EQ(observed.lookups.size(), public_destinations().size());
     for (const Lookup& lookup : observed.lookups) {
         SCOPED_TRACE(lookup.destination.to_string());
@@ -608,6 +615,18 @@ TEST_P(Contract, TheLookSeesTheAnswerForEveryPublicDestination) {
         EXPECT_EQ(*lookup.answer, upper_half ? foreign(prefix("128.0.0.0", 1), tun0, std::nullopt, 0)
                                              : foreign(any_prefix(Family::ipv4), eth0, ip("192.168.10.1"), 600));
     }
+}
+
+TEST_P(Contract, APacketBoundToATunnelFindsTheRouteThatStandsBehind) {
+    IfIndex eth0 = add_eth0();
+    IfIndex tun0 = world->add_tunnel("tun0");
+    world->add_address("tun0", ip("10.8.0.2"), 24);
+    world->add_route(foreign(any_prefix(Family::ipv4), eth0, ip("192.168.10.1"), 100));
+    world->add_route(foreign(any_prefix(Family::ipv4), tun0, std::nullopt, 600));
+    Observed observed = observe();
+    auto bound = std::ranges::find_if(observed.lookups, [](const Lookup& l) { return l.link.has_value(); });
+    ASSERT_NE(bound, observed.lookups.end());
+    EXPECT_EQ(bound->answer, foreign(any_prefix(Family::ipv4), tun0, std::nullopt, 600));
 }
 
 // Marking

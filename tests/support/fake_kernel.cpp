@@ -198,6 +198,7 @@ std::optional<Route> FakeKernel::lookup(const Packet& packet) const {
         for (const Route& route : routes_) {
             if (route.table != rule.table || family_of(route) != family) continue;
             if (!contains(route.destination, packet.destination)) continue;
+            if (packet.link && route.type == RouteType::unicast && route.link != *packet.link) continue;
             if (best && (best->destination.length > route.destination.length ||
                          (best->destination.length == route.destination.length && best->metric <= route.metric)))
                 continue;
@@ -222,6 +223,13 @@ Expected<Observed> FakeKernel::observe(const Scope& scope) {
     }
     for (const address& destination : public_destinations())
         observed.lookups.push_back({.destination = destination, .answer = lookup({.destination = destination})});
+    for (const Link& link : links_)
+        for (Family family : kFamilies)
+            if (link.up && may_be_tunnel(link, scope.tunnels)) {
+                Packet packet{.destination = any_public_destination(family), .link = link.index};
+                observed.lookups.push_back(
+                    {.destination = packet.destination, .link = link.index, .answer = lookup(packet)});
+            }
     for (const auto& [path, id] : cgroups_) {
         bool asked = std::ranges::find(scope.cgroups, path) != scope.cgroups.end();
         bool below_root = !scope.cgroup_root.empty() && path.starts_with(scope.cgroup_root + "/");

@@ -14,6 +14,7 @@ struct Packet {
     std::uint32_t mark = 0;
     std::uint8_t ip_protocol = 0;
     std::uint16_t destination_port = 0;
+    std::optional<IfIndex> link; ///< that it is bound to
 };
 
 class FakeKernel : public Kernel {

@@ -83,7 +83,7 @@ TEST_F(AgentTest, CalmsDownAgainstARivalThatNeverStops) {
     ASSERT_TRUE(agent.start());
     auto now = Clock::now();
     int repaired = 0;
-    for (int i = 0; i < 100; ++i) {
+    for (int i = 0; i < 99; ++i) {
         if (!our_rules().empty()) kernel.delete_rule(our_rules().front());
         Pass p = agent.reconcile("rival", now, Depth::usual);
         if (p.operations) ++repaired;
@@ -233,6 +233,58 @@ TEST_F(AgentTest, PlaceAndReleaseMoveTheProcess) {
     auto again = agent.release(4711);
     ASSERT_FALSE(again);
     EXPECT_EQ(again.error().code, std::errc::invalid_argument);
+}
+
+TEST_F(AgentTest, MovesItsRulesBeforeARivalsAndBack) {
+    ASSERT_TRUE(agent.start());
+    std::vector<Rule> at_base = our_rules();
+    Rule rival{.preference = Preference{62}, .table = TableId{51820}, .invert = true, .mark = Mark{.value = 0xca6c}};
+    kernel.add_rule(rival);
+    std::vector<bool> ours_first;
+    kernel.refuse = [&](const Operation& operation) -> std::optional<Error> {
+        ours_first.push_back(std::holds_alternative<AddRule>(operation));
+        return std::nullopt;
+    };
+    ASSERT_EQ(pass().operations, 8u);
+    EXPECT_TRUE(std::ranges::is_partitioned(ours_first, std::identity{})) << "make before break";
+    for (const Rule& rule : our_rules()) EXPECT_TRUE(rule.family == Family::ipv6 || rule.preference < rival.preference);
+    EXPECT_EQ(pass().operations, 0u);
+    kernel.delete_rule(rival);
+    EXPECT_EQ(pass().operations, 8u);
+    EXPECT_EQ(our_rules(), at_base);
+}
+
+TEST_F(AgentTest, CalmsDownAgainstARivalThatAlsoMoves) {
+    ASSERT_TRUE(agent.start());
+    Rule rival{.preference = Preference{62}, .table = TableId{51820}};
+    auto now = Clock::now();
+    Pass last;
+    for (int i = 0; i < 99; ++i) {
+        if (i % 2)
+            kernel.delete_rule(rival);
+        else
+            kernel.add_rule(rival);
+        last = agent.reconcile("test", now, Depth::usual);
+    }
+    EXPECT_TRUE(last.wait);
+    EXPECT_EQ(last.operations, 0u);
+    EXPECT_FALSE(last.failure);
+    EXPECT_GT(agent.reconcile("test", now + std::chrono::seconds(2), Depth::usual).operations, 0u);
+}
+
+TEST_F(AgentTest, StartRefusesAPreferenceInUseButNotBesideItsOwnRules) {
+    Rule others{.preference = Preference{64}, .table = TableId{99}, .protocol = Protocol{3}};
+    kernel.add_rule(others);
+    auto refused = agent.start();
+    ASSERT_FALSE(refused);
+    EXPECT_NE(to_string(refused.error()).find("preference 64 of class novpn is that of the ipv4 rule of boot"),
+              std::string::npos)
+        << to_string(refused.error());
+    kernel.delete_rule(others);
+    ASSERT_TRUE(agent.start());
+    kernel.add_rule(others);
+    Agent next{kernel, Config{}, {.cgroup_root = "novpn-1"}};
+    EXPECT_TRUE(next.start());
 }
 
 TEST_F(AgentTest, StatusSaysWhoseRuleLeadsMembersAstray) {

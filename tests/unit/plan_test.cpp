@@ -145,8 +145,9 @@ TEST(Conflicts, NameTheOwnerOfATableAndOfAMark) {
     EXPECT_EQ(found[0],
               "table 7866 of class novpn holds a route of bird: default via 192.168.10.1 dev wlan0 table 7866 "
               "proto bird; choose another table");
-    EXPECT_EQ(found[1], "mark 0x4e000000/0xff000000 of class novpn meets the ipv4 rule of Tailscale: preference 100 fwmark "
-                        "0x4e000000/0xff000000 lookup 52; choose another mark");
+    EXPECT_EQ(found[1],
+              "mark 0x4e000000/0xff000000 of class novpn meets the ipv4 rule of Tailscale: preference 100 fwmark "
+              "0x4e000000/0xff000000 lookup 52; choose another mark");
 }
 
 } // namespace novpn::test

@@ -35,7 +35,7 @@ Observed one_network() {
 
 Selection select(const Observed& observed, const Config& config = {}, const Memory& memory = {},
                  std::optional<std::string> displaced_by = {}) {
-    return select_uplink({.family = Family::ipv4, .table = TableId{7866}}, observed, config, memory, displaced_by);
+    return select_uplink({.family = Family::ipv4}, observed, config, memory, displaced_by);
 }
 
 } // namespace
@@ -170,6 +170,28 @@ TEST(IsTunnel, PppIsAModemUntilAnotherUplinkLives) {
     EXPECT_TRUE(is_tunnel(ppp, over_wifi, {}));
     over_wifi.links[0].carrier = false;
     EXPECT_FALSE(is_tunnel(ppp, over_wifi, {}));
+}
+
+TEST(IsTunnel, OfTwoPppLinksTheFirstIsTheModem) {
+    Link modem = ethernet(5, "ppp0");
+    modem.hardware = 512;
+    Link vpn = ethernet(6, "ppp1");
+    vpn.hardware = 512;
+    Observed observed{.links = {modem, vpn},
+                      .addresses = {{.link = IfIndex{5}, .local = ip("10.64.0.2"), .prefix_length = 32}},
+                      .routes = {{.destination = any_prefix(Family::ipv4), .link = IfIndex{5}}}};
+    EXPECT_FALSE(is_tunnel(modem, observed, {}));
+    EXPECT_TRUE(is_tunnel(vpn, observed, {}));
+}
+
+TEST(SelectUplink, TakesTheHopOfAMultipathDefaultThatCarries) {
+    Observed observed = one_network();
+    observed.links.push_back(ethernet(3, "eth0"));
+    observed.links[1].carrier = false;
+    observed.addresses.push_back({.link = IfIndex{3}, .local = ip("192.168.20.50"), .prefix_length = 24});
+    observed.routes = {default_by(3, "192.168.20.1"), default_by(2, "192.168.10.1")};
+    for (Route& route : observed.routes) route.next_hops = 2;
+    EXPECT_EQ(select(observed).uplink->link_name, "wlan0");
 }
 
 } // namespace novpn::test
