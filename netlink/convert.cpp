@@ -5,6 +5,7 @@
 #include <linux/fib_rules.h>
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
+#include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <netlink/attr.h>
@@ -28,6 +29,20 @@ RouteType to_route_type(unsigned char type) {
     case RTN_THROW: return RouteType::throw_;
     case RTN_LOCAL: return RouteType::local;
     default: return RouteType::other;
+    }
+}
+
+NeighbourState to_neighbour_state(unsigned state) {
+    switch (state) {
+    case NUD_INCOMPLETE: return NeighbourState::incomplete;
+    case NUD_REACHABLE: return NeighbourState::reachable;
+    case NUD_STALE: return NeighbourState::stale;
+    case NUD_DELAY: return NeighbourState::delay;
+    case NUD_PROBE: return NeighbourState::probe;
+    case NUD_FAILED: return NeighbourState::failed;
+    case NUD_NOARP: return NeighbourState::noarp;
+    case NUD_PERMANENT: return NeighbourState::permanent;
+    default: return NeighbourState::none;
     }
 }
 
@@ -191,6 +206,21 @@ std::optional<Rule> to_rule(std::span<const std::byte> message) {
     rule.l3mdev = attributes->template value<std::uint8_t>(FRA_L3MDEV).value_or(0) != 0;
     rule.protocol = Protocol{attributes->template value<std::uint8_t>(FRA_PROTOCOL).value_or(0)};
     return rule;
+}
+
+std::optional<Neighbour> to_neighbour(std::span<const std::byte> message) {
+    auto* info = header_of<ndmsg>(message, {RTM_NEWNEIGH, RTM_DELNEIGH});
+    // AF_BRIDGE describes forwarding entries; a proxy entry is an address this machine answers for.
+    if (!info || !to_family(info->ndm_family) || (info->ndm_flags & NTF_PROXY) || info->ndm_ifindex <= 0)
+        return std::nullopt;
+    auto attributes = Attributes<NDA_MAX>::parse(message, sizeof *info);
+    if (!attributes) return std::nullopt;
+    auto host = attributes->ip(NDA_DST, info->ndm_family);
+    if (!host) return std::nullopt;
+    return Neighbour{.link = IfIndex{static_cast<std::uint32_t>(info->ndm_ifindex)},
+                     .host = *host,
+                     .state = to_neighbour_state(info->ndm_state),
+                     .router = (info->ndm_flags & NTF_ROUTER) != 0};
 }
 
 } // namespace novpn

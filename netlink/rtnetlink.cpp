@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <linux/fib_rules.h>
 #include <linux/if_link.h>
+#include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 #include <netlink/addr.h>
 #include <netlink/msg.h>
@@ -147,6 +148,10 @@ Expected<std::vector<Address>> RouteSocket::addresses() {
 
 Expected<std::vector<Rule>> RouteSocket::rules() {
     return requests_.dump<Rule>(*make_request(RTM_GETRULE, fib_rule_hdr{}), to_rule, "reading rules");
+}
+
+Expected<std::vector<Neighbour>> RouteSocket::neighbours() {
+    return requests_.dump<Neighbour>(*make_request(RTM_GETNEIGH, ndmsg{}), to_neighbour, "reading neighbours");
 }
 
 Expected<std::vector<Route>> RouteSocket::dump_routes(nl_msg& request, const std::function<bool(const Route&)>& wanted,

@@ -17,6 +17,7 @@ std::optional<Link> to_link(std::span<const std::byte> message);
 std::optional<Address> to_address(std::span<const std::byte> message);
 std::vector<Route> to_routes(std::span<const std::byte> message); ///< one for each next hop
 std::optional<Rule> to_rule(std::span<const std::byte> message);
+std::optional<Neighbour> to_neighbour(std::span<const std::byte> message);
 
 class RouteSocket {
   public:
@@ -32,6 +33,8 @@ class RouteSocket {
     Expected<std::vector<Route>> routes_of(Protocol protocol);
     /// ip -4 rule; ip -6 rule: in the order the kernel consults them
     Expected<std::vector<Rule>> rules();
+    /// ip neighbour show nud all, both families
+    Expected<std::vector<Neighbour>> neighbours();
     /// ip route get DESTINATION [mark M] [oif LINK] fibmatch
     Expected<Lookup> lookup(const address& destination, std::optional<Mark> mark,
                             std::optional<IfIndex> link = std::nullopt);

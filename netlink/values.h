@@ -158,6 +158,18 @@ struct Rule {
     bool operator==(const Rule&) const = default;
 };
 
+/// What the kernel knows of a neighbour's link-layer address; one of NUD_* (ip-neighbour(8)).
+enum class NeighbourState : std::uint8_t { none, incomplete, reachable, stale, delay, probe, failed, noarp, permanent };
+
+/// A host on a link as the kernel knows it by ARP or neighbour discovery.
+struct Neighbour {
+    IfIndex link;
+    address host;
+    NeighbourState state = NeighbourState::none;
+    bool router = false; ///< NTF_ROUTER: it has sent router advertisements (RFC 4861); IPv6 only
+    bool operator==(const Neighbour&) const = default;
+};
+
 /// The FIB entry that the kernel would use for a packet: RTM_GETROUTE with RTM_F_FIB_MATCH.
 struct Lookup {
     address destination;
