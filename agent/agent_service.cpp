@@ -63,7 +63,8 @@ std::optional<std::string> Agent::find_astray(const StatusFacts& facts) {
             const auto& way_out = decision.ways_out.at(family_of(destination)).uplink;
             if (!way_out && may_use_tunnel(c)) continue;
             auto lookup = kernel_.lookup(destination, c.mark);
-            if (!lookup || !lookup->answer || (way_out && lookup->answer->link == way_out->link)) continue;
+            if (!lookup || !leaves_this_machine(*lookup) || (way_out && lookup->answer->link == way_out->link))
+                continue;
             const Rule* rule = leading_rule(facts.observed, *lookup);
             return fmt::format("Class {} is held up: {} leads its packets to {}, and the guard drops them.", c.name,
                                rule ? fmt::format("the rule '{}' of {}", to_string(*rule), owner_of(*rule))

@@ -6,6 +6,9 @@
 #include "agent/table_names.h"
 #include "rules/cgroup.h"
 
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
 namespace novpn {
 
 namespace {
@@ -15,7 +18,16 @@ struct Standalone {
     std::string cgroup_root;
 };
 
+/// stdout is for what the command was asked for. What is done is silent, as everywhere on the command line.
+void log_warnings_to_stderr() {
+    auto logger = spdlog::stderr_logger_st("novpn");
+    logger->set_pattern("novpn: %v");
+    logger->set_level(spdlog::level::warn);
+    spdlog::set_default_logger(std::move(logger));
+}
+
 Expected<Standalone> open_kernel() {
+    log_warnings_to_stderr();
     auto cgroup_root = cgroup_root_of_this_netns();
     if (!cgroup_root) return tl::make_unexpected(cgroup_root.error());
     auto kernel = LinuxKernel::open();

@@ -68,7 +68,7 @@ std::vector<Takeover> find_takeovers(Family family, const Observed& observed, co
     std::vector<Takeover> in_front;
     std::vector<Takeover> behind;
     for (const Lookup& lookup : observed.lookups) {
-        if (!lookup.answer || family_of(lookup.destination) != family) continue;
+        if (!leaves_this_machine(lookup) || family_of(lookup.destination) != family) continue;
         const Link* link = find_link(observed, lookup.answer->link);
         if (!link || !is_tunnel(*link, observed, config)) continue;
         Takeover takeover = classify(*lookup.answer, *link, observed, config);

@@ -46,6 +46,11 @@ NeighbourState to_neighbour_state(unsigned state) {
     }
 }
 
+/// The others only refuse, or send the lookup on to the next rule. IPv6 names the loopback link with them.
+bool has_link(RouteType type) {
+    return type == RouteType::unicast || type == RouteType::local || type == RouteType::other;
+}
+
 /// RTA_VIA: a gateway of the other family (RFC 5549), struct rtvia {family, address}.
 std::optional<address> to_via(const nlattr* attribute) {
     if (!attribute || nla_len(attribute) < static_cast<int>(sizeof(std::uint16_t))) return std::nullopt;
@@ -148,7 +153,7 @@ std::vector<Route> to_routes(std::span<const std::byte> message) {
     route.source = attributes->ip(RTA_PREFSRC, info->rtm_family);
     route.scope = *family == Family::ipv4 ? info->rtm_scope : 0;
     route.protocol = Protocol{info->rtm_protocol};
-    if (route.type != RouteType::unicast && route.type != RouteType::local) return {route};
+    if (!has_link(route.type)) return {route};
 
     if (auto* multipath = attributes->raw(RTA_MULTIPATH)) return by_each_hop(route, multipath, info->rtm_family);
     route.gateway = attributes->ip(RTA_GATEWAY, info->rtm_family);

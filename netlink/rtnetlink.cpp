@@ -207,7 +207,7 @@ Expected<Lookup> RouteSocket::lookup(const address& destination, std::optional<M
     Lookup result{.destination = destination, .mark = mark, .link = link, .answer = std::nullopt};
     auto take_answer = [&result](std::span<const std::byte> message) {
         auto routes = to_routes(message);
-        if (!routes.empty() && routes.front().type == RouteType::unicast) result.answer = routes.front();
+        if (!routes.empty() && routes.front().link.value) result.answer = routes.front();
     };
     auto done = requests_.ask(*request, take_answer, "looking up " + destination.to_string());
     // A route of type unreachable, prohibit, blackhole or throw answers with its own errno (fib_props in

@@ -86,6 +86,8 @@ RouteKey key(const Route& route) {
     return key;
 }
 
+bool leaves_this_machine(const Lookup& lookup) { return lookup.answer && lookup.answer->type != RouteType::local; }
+
 std::string to_string(Family family) { return family == Family::ipv4 ? "ipv4" : "ipv6"; }
 
 std::string to_string(const Prefix& prefix) {

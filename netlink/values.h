@@ -175,9 +175,12 @@ struct Lookup {
     address destination;
     std::optional<Mark> mark;    ///< none: an ordinary packet
     std::optional<IfIndex> link; ///< asked for a packet that is bound to this link
-    std::optional<Route> answer; ///< none: unreachable, no route
+    std::optional<Route> answer; ///< none: unreachable, no route; of type local for an address of this machine
     bool operator==(const Lookup&) const = default;
 };
+
+/// There is a way, and it ends elsewhere.
+bool leaves_this_machine(const Lookup& lookup);
 
 std::string to_string(Family family);        ///< "ipv4"
 std::string to_string(const Prefix& prefix); ///< "default", "192.0.2.0/24", a host without its length

@@ -11,8 +11,12 @@ namespace {
 
 namespace json = boost::json;
 
+/// An address of this machine: its packets go by no link, whatever the route names.
+bool is_local(const json::object& answer) { return text_of(answer, "route").starts_with("local "); }
+
 /// "leaves by tun0", "has no way out"
 std::string way(const json::object& answer) {
+    if (is_local(answer)) return "stays on this machine";
     const auto link = text_of(answer, "link");
     return link.empty() ? "has no way out" : "leaves by " + link;
 }
@@ -22,6 +26,8 @@ std::string sentence(const json::object& answer, const std::string& class_name) 
     const json::object& member = object_of(answer, "member");
     const auto ordinary_way = way(ordinary);
     const auto member_way = way(member);
+    if (is_local(ordinary) && is_local(member))
+        return fmt::format("{} is an address of this machine: no packet to it leaves.", text_of(answer, "destination"));
     if (text_of(ordinary, "link").empty() && text_of(member, "link").empty())
         return fmt::format("To {} there is no way out, neither for an ordinary process nor for a member of class {}.",
                            text_of(answer, "destination"), class_name);

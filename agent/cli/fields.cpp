@@ -49,6 +49,9 @@ std::string reaction_words(std::int64_t microseconds) {
     return fmt::format("{:.1f} s", static_cast<double>(microseconds) / 1e6);
 }
 
-std::string table_words(std::int64_t table) { return table == 254 ? "table main" : fmt::format("table {}", table); }
+std::string table_words(std::int64_t table) {
+    if (table == 254) return "table main";
+    return table == 255 ? "table local" : fmt::format("table {}", table);
+}
 
 } // namespace novpn

@@ -120,6 +120,13 @@ TEST_F(RtnetlinkTest, LooksUpWithAMark) {
             EXPECT_EQ(ordinary->answer->table, kMainTable);
         }
     }
+    for (const char* own : {"127.0.0.1", "::1"}) {
+        auto local = ours->lookup(ip(own), Mark{kMark.value});
+        ASSERT_TRUE(local && local->answer) << own;
+        EXPECT_EQ(local->answer->type, RouteType::local) << own;
+        EXPECT_EQ(local->answer->table, TableId{255}) << own;
+        EXPECT_FALSE(leaves_this_machine(*local)) << own;
+    }
     ASSERT_TRUE(ours->remove(default6));
     auto stopped = ours->lookup(ip("2001:db8:ffff::1"), Mark{kMark.value});
     ASSERT_TRUE(stopped);

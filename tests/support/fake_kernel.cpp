@@ -206,7 +206,7 @@ std::optional<Route> FakeKernel::lookup(const Packet& packet) const {
         }
         if (!best || best->type == RouteType::throw_) continue;
         if (rule.suppress_prefix_length && best->destination.length <= *rule.suppress_prefix_length) continue;
-        return best->type == RouteType::unicast ? std::optional(*best) : std::nullopt;
+        return best->link.value ? std::optional(*best) : std::nullopt;
     }
     return std::nullopt;
 }

@@ -125,6 +125,21 @@ TEST(Explanation, SaysThatNeitherHasAWayOut) {
               "ordinary     no route\nclass novpn  no route\n");
 }
 
+TEST(Explanation, SaysThatAnAddressIsThisMachinesOwn) {
+    EXPECT_EQ(to_explanation(object(R"({
+        "destination": "192.168.10.100", "class": "novpn",
+        "ordinary": {"route": "local 192.168.10.100 dev wlan0 table 255", "link": "wlan0", "table": 255,
+                     "rule": "preference 0 lookup 255", "owner": "kernel"},
+        "member": {"route": "local 192.168.10.100 dev wlan0 table 255", "link": "wlan0", "table": 255}})")),
+              R"(192.168.10.100 is an address of this machine: no packet to it leaves.
+
+ordinary     local 192.168.10.100 dev wlan0 table 255
+             from table local, by the rule preference 0 lookup 255 (owner: kernel)
+class novpn  local 192.168.10.100 dev wlan0 table 255
+             from table local
+)");
+}
+
 TEST(Fields, SurviveOtherTypes) {
     const auto fields = object(R"({"text": 7, "number": "x", "object": [1], "objects": [1, {"a": 1}], "big": 1e30})");
     EXPECT_EQ(text_of(fields, "text"), "");
