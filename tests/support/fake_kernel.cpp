@@ -8,7 +8,7 @@ namespace novpn::test {
 
 namespace {
 
-constexpr Protocol kKernelProtocol{2};
+constexpr Protocol kKernelProtocol{2}, kRouterAdvertisement{9};
 constexpr std::uint8_t kLinkScope = 253;
 
 /// Whether a request to delete names this route: a metric of 0, no link, no gateway and no source stand for any.
@@ -69,8 +69,14 @@ void FakeKernel::delete_link(const std::string& name) {
     std::erase_if(links_, [&](const Link& l) { return l.index == index; });
 }
 
+void FakeKernel::rename_link(const std::string& name, const std::string& to) { link_ref(name).name = to; }
+
+/// Addresses and routes stay where they were.
+void FakeKernel::set_master(const std::string& name, std::optional<IfIndex> master) { link_ref(name).master = master; }
+
 void FakeKernel::set_up(const std::string& name, bool up) {
     Link& link = link_ref(name);
+    if (link.up == up) return;
     link.up = up;
     link.carrier = up;
     if (!up) {
@@ -91,19 +97,23 @@ void FakeKernel::set_carrier(const std::string& name, bool carrier) {
 
 void FakeKernel::add_connected_route(const Address& a) {
     bool ipv4 = a.local.is_v4();
+    if (ipv4 && a.prefix_length == 32 && !a.peer) return; // fib_add_ifaddr in net/ipv4/fib_frontend.c
+    auto link = std::ranges::find(links_, a.link, &Link::index);
     Route route{.table = kMainTable,
-                .destination = prefix_of(a.local, a.prefix_length),
+                .destination = prefix_of(a.peer.value_or(a.local), a.prefix_length),
                 .metric = ipv4 ? 0u : 256u,
                 .link = a.link,
                 .scope = ipv4 ? kLinkScope : std::uint8_t{0},
-                .protocol = kKernelProtocol};
+                .protocol = kKernelProtocol,
+                .link_down = !link->carrier};
     if (ipv4) route.source = a.local;
     routes_.push_back(route);
 }
 
-void FakeKernel::add_address(const std::string& link, const address& local, unsigned prefix_length) {
+void FakeKernel::add_address(const std::string& link, const address& local, unsigned prefix_length,
+                             std::optional<address> peer) {
     const Link& l = link_ref(link);
-    addresses_.push_back({.link = l.index, .local = local, .prefix_length = prefix_length});
+    addresses_.push_back({.link = l.index, .local = local, .prefix_length = prefix_length, .peer = peer});
     if (l.up) add_connected_route(addresses_.back());
 }
 
@@ -145,17 +155,46 @@ bool FakeKernel::gateway_is_reachable(const Route& route) const {
     });
 }
 
-void FakeKernel::add_route(const Route& route) { routes_.push_back(route); }
+bool FakeKernel::has_no_carrier(const Route& route) const {
+    auto link = std::ranges::find(links_, route.link, &Link::index);
+    return link != links_.end() && !link->carrier;
+}
+
+void FakeKernel::add_route(Route route) {
+    route.link_down = has_no_carrier(route);
+    routes_.push_back(std::move(route));
+}
+
+std::optional<Error> FakeKernel::refusal(const Route& route) const {
+    // The kernel's own defaults of several routers stand side by side (rt6_add_dflt_router in net/ipv6/route.c).
+    bool advertised = route.protocol == kRouterAdvertisement && is_default(route);
+    bool exists = std::ranges::any_of(routes_, [&](const Route& other) {
+        return other.table == route.table && other.destination == route.destination && other.metric == route.metric &&
+               !(advertised && other.gateway != route.gateway);
+    });
+    return exists ? system_error(EEXIST, "adding a route").value() : unusable(route);
+}
 
 bool FakeKernel::delete_route(const Route& route) {
-    auto found = std::ranges::find_if(routes_, [&](const Route& r) {
-        return r.table == route.table && r.destination == route.destination &&
-               (!route.link.value || r.link == route.link) && (!route.metric || r.metric == route.metric) &&
-               (!route.gateway || r.gateway == route.gateway);
-    });
-    if (found == routes_.end()) return false;
-    routes_.erase(found);
+    auto named = routes_.end();
+    for (auto r = routes_.begin(); r != routes_.end(); ++r) {
+        bool is_named = r->table == route.table && r->destination == route.destination && r->type == route.type &&
+                        (!route.link.value || r->link == route.link) && (!route.metric || r->metric == route.metric) &&
+                        (!route.gateway || r->gateway == route.gateway);
+        if (is_named && (named == routes_.end() || r->metric < named->metric)) named = r;
+    }
+    if (named == routes_.end()) return false;
+    routes_.erase(named);
     return true;
+}
+
+Preference FakeKernel::free_preference(Family family) const {
+    // fib_default_rule_pref in net/core/fib_rules.c
+    std::vector<Preference> preferences;
+    for (const Rule& rule : rules_)
+        if (rule.family == family) preferences.push_back(rule.preference);
+    if (preferences.size() < 2 || !preferences[1].value) return {};
+    return {preferences[1].value - 1};
 }
 
 void FakeKernel::add_rule(Rule rule) {
@@ -179,7 +218,8 @@ std::optional<Route> FakeKernel::lookup(const Packet& packet) const {
         if (rule.family != family) continue;
         if (jump && rule.preference < *jump) continue;
         jump.reset();
-        bool selected = (!rule.mark || (packet.mark & rule.mark->mask) == rule.mark->value) &&
+        bool selected = !rule.from && rule.iif.empty() && rule.oif.empty() && // the packet has none of these yet
+                        (!rule.mark || (packet.mark & rule.mark->mask) == rule.mark->value) &&
                         (!rule.to || contains(*rule.to, packet.destination)) &&
                         (!rule.ip_protocol || *rule.ip_protocol == packet.ip_protocol) &&
                         (!rule.destination_port || (rule.destination_port->first <= packet.destination_port &&
@@ -239,17 +279,22 @@ Expected<Observed> FakeKernel::observe(const Scope& scope) {
     return observed;
 }
 
+/// Why no route like this can be.
+std::optional<Error> FakeKernel::unusable(const Route& route) const {
+    auto because = [](int number) { return system_error(number, "adding a route").value(); };
+    if (route.type != RouteType::unicast) return std::nullopt;
+    auto link = std::ranges::find(links_, route.link, &Link::index);
+    if (link == links_.end()) return because(ENODEV);
+    if (!link->up) return because(ENETDOWN);
+    if (!gateway_is_reachable(route)) return because(family_of(route) == Family::ipv4 ? ENETUNREACH : EHOSTUNREACH);
+    if (route.source && std::ranges::find(addresses_, *route.source, &Address::local) == addresses_.end())
+        return because(EINVAL);
+    return std::nullopt;
+}
+
 Expected<void> FakeKernel::replace_route(Route route) {
-    if (route.type == RouteType::unicast) {
-        auto link = std::ranges::find(links_, route.link, &Link::index);
-        if (link == links_.end()) return system_error(ENODEV, "adding a route");
-        if (!link->up) return system_error(ENETDOWN, "adding a route");
-        if (!gateway_is_reachable(route))
-            return system_error(family_of(route) == Family::ipv4 ? ENETUNREACH : EHOSTUNREACH, "adding a route");
-        if (route.source && std::ranges::find(addresses_, *route.source, &Address::local) == addresses_.end())
-            return system_error(EINVAL, "adding a route");
-        route.link_down = !link->carrier;
-    }
+    if (auto reason = unusable(route)) return tl::make_unexpected(*reason);
+    route.link_down = has_no_carrier(route);
     auto existing = std::ranges::find_if(routes_, [&](const Route& r) { return key(r) == key(route); });
     if (existing == routes_.end())
         routes_.push_back(route);

@@ -24,14 +24,23 @@ class FakeKernel : public Kernel {
     // What the world does to a laptop; each as the ip command of that name, with what the kernel does of its own.
     IfIndex add_link(Link link); ///< gets the next index; an IfIndex given is kept
     void delete_link(const std::string& name);
+    void rename_link(const std::string& name, const std::string& to);
+    void set_master(const std::string& name, std::optional<IfIndex> master);
     void set_up(const std::string& name, bool up);
     void set_carrier(const std::string& name, bool carrier);
-    void add_address(const std::string& link, const address& local, unsigned prefix_length);
+    void add_address(const std::string& link, const address& local, unsigned prefix_length,
+                     std::optional<address> peer = std::nullopt);
     void delete_address(const std::string& link, const address& local);
-    void add_route(const Route& route);
-    bool delete_route(const Route& route); ///< false: there was none
+    void add_route(Route route);               ///< whatever `refusal` says
+    Expected<void> replace_route(Route route); ///< as the agent does, ip route replace
+    /// What the kernel says to `ip route add`; nothing: it takes the route.
+    std::optional<Error> refusal(const Route& route) const;
+    bool delete_route(const Route& route); ///< the first of what is named, by metric; false: there was none
     void add_rule(Rule rule);
     bool delete_rule(const Rule& rule);
+    /// Of a rule that is added without one: before the second rule.
+    Preference free_preference(Family family) const;
+    void flush_nft() { nft_ = {}; }
 
     // The port.
     Expected<Observed> observe(const Scope& scope) override;
@@ -49,7 +58,9 @@ class FakeKernel : public Kernel {
     const Link* link(const std::string& name) const;
     const ObservedNft& nft() const { return nft_; }
     const std::vector<Address>& addresses() const { return addresses_; }
+    const std::vector<Link>& links() const { return links_; }
     const std::vector<Route>& routes() const { return routes_; }
+    const std::vector<Rule>& rules() const { return rules_; }
     std::string link_name(IfIndex index) const;
 
     std::vector<OpenSocket> open_sockets; ///< a test's to fill; EndSocket takes them away
@@ -58,9 +69,10 @@ class FakeKernel : public Kernel {
     std::function<std::optional<Error>(const Operation&)> refuse;
 
   private:
-    Expected<void> replace_route(Route route);
     Expected<void> replace_nft(const NftTable& table);
+    std::optional<Error> unusable(const Route& route) const;
     bool gateway_is_reachable(const Route& route) const;
+    bool has_no_carrier(const Route& route) const;
     Link& link_ref(const std::string& name);
     void add_connected_route(const Address& a);
     void drop_routes_of(IfIndex link);

@@ -1,10 +1,9 @@
 #include "tests/support/scenario.h"
 
-#include "agent/agent.h"
 #include "agent/status.h"
 #include "config/load.h"
-#include "tests/support/fake_kernel.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fmt/format.h>
 #include <fstream>
@@ -15,6 +14,7 @@ namespace novpn::test {
 
 namespace {
 
+constexpr std::uint8_t kLinkScope = 253; // RT_SCOPE_LINK
 constexpr const char* kCgroupRoot = "novpn-4026531840";
 const address kInternet4 = boost::asio::ip::make_address("203.0.113.10");
 const address kInternet6 = boost::asio::ip::make_address("2001:db8:ffff::10");
@@ -25,36 +25,22 @@ struct Line {
     bool indented = false;
 };
 
+std::string as_lines(const std::vector<std::string>& block) {
+    std::string text;
+    for (const std::string& line : block) text += line + "\n";
+    return text;
+}
+
+void expect(const std::string& wanted, const std::string& got) {
+    if (wanted != got) throw std::runtime_error("got: " + got);
+}
+
 std::vector<std::string> words_of(const std::string& text) {
     std::istringstream stream(text);
     std::vector<std::string> words;
     for (std::string word; stream >> word;) words.push_back(word);
     return words;
 }
-
-/// Words after the command: "default via 192.168.10.1 dev eth0" is {"default", …} with at("via") = "192.168.10.1".
-class Words {
-  public:
-    explicit Words(std::vector<std::string> words)
-        : words_(std::move(words)) {}
-    const std::string& operator[](std::size_t i) const {
-        if (i >= words_.size()) throw std::invalid_argument("a word is missing");
-        return words_[i];
-    }
-    bool has(const std::string& word) const { return std::ranges::find(words_, word) != words_.end(); }
-    std::optional<std::string> after(const std::string& word) const {
-        auto found = std::ranges::find(words_, word);
-        if (found == words_.end() || found + 1 == words_.end()) return std::nullopt;
-        return found[1];
-    }
-    std::optional<std::uint32_t> number_after(const std::string& word) const {
-        auto text = after(word);
-        return text ? std::optional(static_cast<std::uint32_t>(std::stoul(*text, nullptr, 0))) : std::nullopt;
-    }
-
-  private:
-    std::vector<std::string> words_;
-};
 
 Family to_family(const std::string& word) {
     if (word == "ipv4") return Family::ipv4;
@@ -77,185 +63,301 @@ Protocol to_protocol(const std::string& name) {
     throw std::invalid_argument("no protocol " + name);
 }
 
-class Player {
-  public:
-    explicit Player(std::string name)
-        : name_(std::move(name)) {
-        restart();
-    }
+RouteType to_route_type(const std::string& word) {
+    if (word == "unreachable") return RouteType::unreachable;
+    if (word == "blackhole") return RouteType::blackhole;
+    if (word == "prohibit") return RouteType::prohibit;
+    if (word == "throw") return RouteType::throw_;
+    return RouteType::unicast;
+}
 
-    void play(const std::vector<Line>& lines) {
-        for (std::size_t i = 0; i < lines.size(); ++i) {
-            std::vector<std::string> block;
-            std::size_t next = i + 1;
-            while (next < lines.size() && lines[next].indented) block.push_back(lines[next++].text);
-            try {
-                play(lines[i].text, block);
-            } catch (const std::exception& error) {
-                failures_.push_back(fmt::format("{}:{}: {}: {}", name_, lines[i].number, lines[i].text, error.what()));
-            }
-            i = next - 1;
-        }
-    }
-    std::vector<std::string> failures() && { return std::move(failures_); }
+RuleAction to_rule_action(const std::string& word) {
+    if (word == "unreachable") return RuleAction::unreachable;
+    if (word == "blackhole") return RuleAction::blackhole;
+    if (word == "prohibit") return RuleAction::prohibit;
+    if (word == "nop") return RuleAction::nop;
+    return RuleAction::to_table;
+}
 
-  private:
-    void restart() { agent_ = std::make_unique<Agent>(kernel_, config_, AgentSetup{.cgroup_root = kCgroupRoot}); }
+TableId to_table(const std::string& word) {
+    if (word == "main") return kMainTable;
+    if (word == "default") return TableId{253};
+    return TableId{static_cast<std::uint32_t>(std::stoul(word))};
+}
 
-    void play(const std::string& text, const std::vector<std::string>& block) {
-        Words words(words_of(text));
-        const std::string& what = words[0];
-        if (what == "config") return read_config(block);
-        if (what == "link") return change_link(words);
-        if (what == "address") return change_address(words);
-        if (what == "route") return change_route(words);
-        if (what == "rule") return change_rule(words);
-        if (what == "agent") return run_agent(words);
-        if (what == "on" || what == "off") return switch_class(words);
-        if (what == "uplink") return expect(text, uplink(to_family(words[1])));
-        if (what == "takeover") return expect(text, takeover(to_family(words[1])));
-        if (what == "class")
-            return expect(text, fmt::format("class {} {}", words[1], to_string(now().classes.at(words[1]).state)));
-        if (what == "plan") return expect_plan(block);
-        if (what == "marked") return expect(text, leaves(words, mark_of(words.after("class").value_or("novpn"))));
-        if (what == "ordinary") return expect(text, leaves(words, 0));
-        throw std::invalid_argument("not a word of scenarios");
-    }
+Mark to_mark(const std::string& word) {
+    auto slash = word.find('/');
+    auto number = [](const std::string& text) { return static_cast<std::uint32_t>(std::stoul(text, nullptr, 0)); };
+    if (slash == std::string::npos) return {.value = number(word)};
+    return {.value = number(word.substr(0, slash)), .mask = number(word.substr(slash + 1))};
+}
 
-    void read_config(const std::vector<std::string>& block) {
-        std::string yaml;
-        for (const std::string& line : block) yaml += line + "\n";
-        auto config = parse_config(yaml, "config");
-        if (!config) throw std::invalid_argument(to_string(config.error()));
-        config_ = *config;
-        restart();
-    }
-
-    /// `off CLASS`, `on CLASS`, `reload` + block: what a person does to the running agent.
-    void switch_class(const Words& words) {
-        if (auto done = agent_->set_enabled(words[1], words[0] == "on", std::nullopt); !done)
-            throw std::runtime_error(to_string(done.error()));
-    }
-
-    void change_link(const Words& words) {
-        const std::string& name = words[2];
-        if (words[1] == "del") return kernel_.delete_link(name);
-        if (words[1] == "set") {
-            if (words.has("up") || words.has("down")) return kernel_.set_up(name, words.has("up"));
-            return kernel_.set_carrier(name, words[3] == "carrier");
-        }
-        Link link{.name = name, .kind = words.after("kind").value_or(""), .up = true, .carrier = true};
-        if (link.kind == "tun" || link.kind == "wireguard") {
-            link.hardware = 65534;
-            link.point_to_point = true;
-        }
-        if (words.has("ppp")) link.hardware = 512;
-        kernel_.add_link(link);
-    }
-
-    void change_address(const Words& words) {
-        Prefix with_length = to_prefix(words[2]);
-        if (words[1] == "add") return kernel_.add_address(*words.after("dev"), with_length.network, with_length.length);
-        kernel_.delete_address(*words.after("dev"), with_length.network);
-    }
-
-    void change_route(const Words& words) {
-        Route route{.metric = words.number_after("metric").value_or(0),
-                    .protocol = to_protocol(words.after("proto").value_or("boot"))};
-        if (auto via = words.after("via")) route.gateway = boost::asio::ip::make_address(*via);
-        if (auto source = words.after("src")) route.source = boost::asio::ip::make_address(*source);
-        if (auto table = words.number_after("table")) route.table = TableId{*table};
-        if (auto dev = words.after("dev")) {
-            if (!kernel_.link(*dev)) throw std::invalid_argument("no link " + *dev);
-            route.link = kernel_.link(*dev)->index;
-        }
-        bool ipv6 = words.has("ipv6") || (route.gateway && route.gateway->is_v6());
-        const std::string& destination = words[2];
-        if (destination == "default")
-            route.destination = any_prefix(ipv6 ? Family::ipv6 : Family::ipv4);
-        else
-            route.destination = to_prefix(destination);
-        if (words[1] == "add") return kernel_.add_route(route);
-        if (!kernel_.delete_route(route)) throw std::invalid_argument("no such route");
-    }
-
-    void change_rule(const Words& words) {
-        Rule rule{.family = to_family(words[2]),
-                  .preference = Preference{words.number_after("preference").value()},
-                  .table = TableId{words.number_after("lookup").value()},
-                  .invert = words.has("not"),
-                  .suppress_prefix_length = words.number_after("suppress_prefixlength")};
-        if (auto mark = words.number_after("fwmark")) rule.mark = Mark{.value = *mark};
-        if (words[1] == "add") return kernel_.add_rule(rule);
-        if (!kernel_.delete_rule(rule)) throw std::invalid_argument("no such rule");
-    }
-
-    void run_agent(const Words& words) {
-        if (words[1] == "restarts")
-            restart();
-        else if (words[1] != "runs")
-            throw std::invalid_argument("expected runs or restarts");
-        plan_.clear();
-        kernel_.refuse = [this](const Operation& operation) -> std::optional<Error> {
-            plan_ += to_string(operation, *kernel_.observe({})) + "\n";
-            return std::nullopt;
-        };
-        if (auto pass = agent_->reconcile("scenario", Clock::now(), Depth::everything); pass.failure)
-            throw std::runtime_error(to_string(*pass.failure));
-        kernel_.refuse = nullptr;
-    }
-
-    /// What was last decided.
-    const Desired& now() const {
-        if (!agent_->desired()) throw std::logic_error("'agent runs' must come first");
-        return *agent_->desired();
-    }
-
-    std::string uplink(Family family) {
-        const Selection& selection = now().uplinks.at(family);
-        std::string text = fmt::format("uplink {} {}", to_string(family), describe(selection.uplink));
-        if (selection.uplink) text += " from " + to_string(selection.from);
-        return text;
-    }
-
-    std::string takeover(Family family) {
-        return fmt::format("takeover {} {}", to_string(family), describe(now().takeovers.at(family)));
-    }
-
-    std::uint32_t mark_of(const std::string& class_name) const {
-        for (const ClassConfig& c : config_.classes)
-            if (c.name == class_name) return c.mark.value;
-        throw std::invalid_argument("no class " + class_name);
-    }
-
-    std::string leaves(const Words& words, std::uint32_t mark) {
-        Family family = to_family(words[1]);
-        auto route = kernel_.lookup({.destination = family == Family::ipv4 ? kInternet4 : kInternet6, .mark = mark});
-        std::string of_class = words.has("class") ? " class " + *words.after("class") : "";
-        return fmt::format("{} {}{} {}", words[0], words[1], of_class,
-                           route ? "leaves by " + kernel_.link_name(route->link) : "refused");
-    }
-
-    void expect_plan(const std::vector<std::string>& block) {
-        std::string wanted;
-        for (const std::string& line : block) wanted += line + "\n";
-        if (wanted == "nothing\n") wanted.clear();
-        if (wanted != plan_) throw std::runtime_error("got\n" + (plan_.empty() ? "nothing\n" : plan_));
-    }
-
-    static void expect(const std::string& wanted, const std::string& got) {
-        if (wanted != got) throw std::runtime_error("got: " + got);
-    }
-
-    std::string name_;
-    FakeKernel kernel_;
-    Config config_;
-    std::unique_ptr<Agent> agent_;
-    std::string plan_;
-    std::vector<std::string> failures_;
-};
+/// Whether a request to delete, which gives some of what a rule has, names this one.
+bool is_named_by(const Rule& request, const Rule& rule) {
+    return rule.family == request.family && (!request.preference.value || rule.preference == request.preference) &&
+           rule.action == request.action && (!request.table.value || rule.table == request.table) &&
+           (!request.mark || rule.mark == request.mark) && (!request.to || rule.to == request.to) &&
+           (!request.invert || rule.invert) &&
+           (!request.suppress_prefix_length || rule.suppress_prefix_length == request.suppress_prefix_length);
+}
 
 } // namespace
+
+/// Words after the command: "default via 192.168.10.1 dev eth0" is {"default", …} with at("via") = "192.168.10.1".
+class Player::Words {
+  public:
+    explicit Words(std::vector<std::string> words)
+        : words_(std::move(words)) {}
+    const std::string& operator[](std::size_t i) const {
+        if (i >= words_.size()) throw std::invalid_argument("a word is missing");
+        return words_[i];
+    }
+    bool has(const std::string& word) const { return std::ranges::find(words_, word) != words_.end(); }
+    std::optional<std::string> after(const std::string& word) const {
+        auto found = std::ranges::find(words_, word);
+        if (found == words_.end() || found + 1 == words_.end()) return std::nullopt;
+        return found[1];
+    }
+    std::string must_have_after(const std::string& word) const {
+        auto text = after(word);
+        if (!text) throw std::invalid_argument("no " + word);
+        return *text;
+    }
+    std::optional<std::uint32_t> number_after(const std::string& word) const {
+        auto text = after(word);
+        return text ? std::optional(static_cast<std::uint32_t>(std::stoul(*text, nullptr, 0))) : std::nullopt;
+    }
+
+  private:
+    std::vector<std::string> words_;
+};
+
+Player::Player() { start_agent(); }
+
+void Player::start_agent() {
+    agent_ = std::make_unique<Agent>(kernel_, config_, AgentSetup{.cgroup_root = kCgroupRoot});
+}
+
+void Player::play(const std::string& text, const std::vector<std::string>& block) {
+    Words words(words_of(text));
+    const std::string& what = words[0];
+    if (what == "config") return read_config(block);
+    if (what == "link") return change_link(words);
+    if (what == "address") return change_address(words);
+    if (what == "route") return change_route(words);
+    if (what == "rule") return change_rule(words);
+    if (text == "nft flush ruleset") return kernel_.flush_nft();
+    if (what == "cgroup" && words[1] == "del")
+        return (void)kernel_.apply(RemoveCgroup{cgroup_of(class_of(words), kCgroupRoot)});
+    if (what == "agent") return run_agent(words);
+    if (what == "on" || what == "off") return switch_class(words);
+    if (what == "uplink") return expect(text, uplink(to_family(words[1])));
+    if (what == "takeover") return expect(text, takeover(to_family(words[1])));
+    if (what == "class")
+        return expect(text, fmt::format("class {} {}", words[1], to_string(now().classes.at(words[1]).state)));
+    if (what == "plan") return expect_plan(block);
+    if (what == "marked") return expect(text, leaves(words, class_of(words).mark.value));
+    if (what == "ordinary") return expect(text, leaves(words, words.number_after("mark").value_or(0)));
+    throw std::invalid_argument("not a word of scenarios");
+}
+
+void Player::read_config(const std::vector<std::string>& block) {
+    auto config = parse_config(as_lines(block), "config");
+    if (!config) throw std::invalid_argument(to_string(config.error()));
+    config_ = *config;
+    start_agent();
+}
+
+/// `off CLASS`, `on CLASS`: what a person does to the running agent.
+void Player::switch_class(const Words& words) {
+    if (auto done = agent_->set_enabled(words[1], words[0] == "on", std::nullopt); !done)
+        throw std::runtime_error(to_string(done.error()));
+}
+
+IfIndex Player::index_of(const std::string& link) const {
+    if (!kernel_.link(link)) throw std::invalid_argument("no link " + link);
+    return kernel_.link(link)->index;
+}
+
+void Player::change_link(const Words& words) {
+    const std::string& name = words[2];
+    if (words[1] == "del") return kernel_.delete_link(name);
+    if (words[1] == "set") {
+        (void)index_of(name);
+        const std::string& what = words[3];
+        if (what == "up" || what == "down") return kernel_.set_up(name, what == "up");
+        if (what == "name") {
+            if (kernel_.link(words[4])) throw std::invalid_argument("File exists");
+            return kernel_.rename_link(name, words[4]);
+        }
+        if (what == "master") return kernel_.set_master(name, index_of(words[4]));
+        if (what == "nomaster") return kernel_.set_master(name, std::nullopt);
+        if (what != "carrier" && what != "no-carrier") throw std::invalid_argument("cannot set " + what);
+        if (!kernel_.link(name)->up) throw std::invalid_argument("a link that is down has no carrier");
+        return kernel_.set_carrier(name, what == "carrier");
+    }
+    if (words[1] != "add") throw std::invalid_argument("expected add, del or set");
+    if (kernel_.link(name)) throw std::invalid_argument("File exists");
+    Link link{.name = name, .kind = words.after("kind").value_or(""), .up = true, .carrier = true};
+    if (link.kind == "tun" || link.kind == "wireguard") {
+        link.hardware = 65534;
+        link.point_to_point = true;
+    }
+    if (words.has("tap")) {
+        link.kind = "tun";
+        link.hardware = 1;
+    }
+    if (words.has("ppp")) {
+        link.hardware = 512;
+        link.point_to_point = true;
+    }
+    if (words.has("raw-ip")) {
+        link.hardware = 519;
+        link.point_to_point = true;
+    }
+    kernel_.add_link(link);
+}
+
+void Player::change_address(const Words& words) {
+    Prefix with_length = to_prefix(words[2]);
+    std::string link = words.must_have_after("dev");
+    IfIndex index = index_of(link);
+    bool is_there = std::ranges::any_of(
+        kernel_.addresses(), [&](const Address& a) { return a.link == index && a.local == with_length.network; });
+    if (words[1] == "del") {
+        if (!is_there) throw std::invalid_argument("Cannot assign requested address");
+        return kernel_.delete_address(link, with_length.network);
+    }
+    if (words[1] != "add") throw std::invalid_argument("expected add or del");
+    if (is_there) throw std::invalid_argument("File exists");
+    std::optional<address> peer;
+    if (auto other = words.after("peer")) {
+        Prefix of_peer = to_prefix(*other);
+        peer = of_peer.network;
+        with_length.length = of_peer.length;
+    }
+    kernel_.add_address(link, with_length.network, with_length.length, peer);
+}
+
+void Player::change_route(const Words& words) {
+    Route route{.type = to_route_type(words[2]),
+                .metric = words.number_after("metric").value_or(0),
+                .protocol = to_protocol(words.after("proto").value_or("boot"))};
+    if (auto via = words.after("via")) route.gateway = boost::asio::ip::make_address(*via);
+    if (auto source = words.after("src")) route.source = boost::asio::ip::make_address(*source);
+    if (auto table = words.after("table")) route.table = to_table(*table);
+    if (auto dev = words.after("dev")) route.link = index_of(*dev);
+    route.onlink = words.has("onlink");
+    bool unicast = route.type == RouteType::unicast;
+    const std::string& destination = words[unicast ? 2 : 3];
+    bool ipv6 = words.has("ipv6") || (route.gateway && route.gateway->is_v6());
+    if (destination == "default")
+        route.destination = any_prefix(ipv6 ? Family::ipv6 : Family::ipv4);
+    else
+        route.destination = to_prefix(destination);
+    if (words[1] == "del") {
+        if (!kernel_.delete_route(route)) throw std::invalid_argument("No such process");
+        return;
+    }
+    // What ip(8) and the kernel fill in.
+    if (unicast && !route.link.value) throw std::invalid_argument("no dev");
+    if (family_of(route) == Family::ipv6 && !route.metric) route.metric = 1024;
+    if (family_of(route) == Family::ipv4 && unicast && !route.gateway) route.scope = kLinkScope;
+    if (words[1] == "replace") {
+        if (auto done = kernel_.replace_route(route); !done) throw std::invalid_argument(to_string(done.error()));
+        return;
+    }
+    if (words[1] != "add") throw std::invalid_argument("expected add, replace or del");
+    if (auto reason = kernel_.refusal(route)) throw std::invalid_argument(to_string(*reason));
+    kernel_.add_route(route);
+}
+
+void Player::change_rule(const Words& words) {
+    Rule rule{.family = to_family(words[2]),
+              .preference = Preference{words.number_after("preference").value_or(0)},
+              .invert = words.has("not"),
+              .suppress_prefix_length = words.number_after("suppress_prefixlength"),
+              .protocol = to_protocol(words.after("proto").value_or("boot"))};
+    for (const char* action : {"unreachable", "blackhole", "prohibit", "nop"})
+        if (words.has(action)) rule.action = to_rule_action(action);
+    if (auto table = words.after("lookup")) rule.table = to_table(*table);
+    if (auto mark = words.after("fwmark")) rule.mark = to_mark(*mark);
+    if (auto to = words.after("to")) rule.to = to_prefix(*to);
+    if (auto target = words.number_after("goto")) {
+        rule.action = RuleAction::goto_;
+        rule.target = Preference{*target};
+    }
+    if (words[1] == "add") {
+        if (!words.has("preference")) rule.preference = kernel_.free_preference(rule.family);
+        if (std::ranges::find(kernel_.rules(), rule) != kernel_.rules().end())
+            throw std::invalid_argument("File exists");
+        return kernel_.add_rule(rule);
+    }
+    if (words[1] != "del") throw std::invalid_argument("expected add or del");
+    auto found = std::ranges::find_if(kernel_.rules(), [&](const Rule& other) { return is_named_by(rule, other); });
+    if (found == kernel_.rules().end()) throw std::invalid_argument("No such file or directory");
+    kernel_.delete_rule(Rule(*found));
+}
+
+void Player::run_agent(const Words& words) {
+    if (words[1] == "restarts")
+        start_agent();
+    else if (words[1] != "runs")
+        throw std::invalid_argument("expected runs or restarts");
+    plan_.clear();
+    kernel_.refuse = [this](const Operation& operation) -> std::optional<Error> {
+        if (on_operation) on_operation(operation);
+        plan_.push_back(to_string(operation, *kernel_.observe({})));
+        return std::nullopt;
+    };
+    // As the loop does: at a start also what a former run may have left.
+    Depth depth = agent_->desired() ? Depth::usual : Depth::everything;
+    Pass pass = agent_->reconcile("scenario", clock_ += std::chrono::seconds(1), depth);
+    kernel_.refuse = nullptr;
+    if (pass.failure) throw std::runtime_error(to_string(*pass.failure));
+    if (pass.wait) throw std::runtime_error("repairs are too frequent");
+}
+
+const Desired& Player::now() const {
+    if (!agent_->desired()) throw std::logic_error("'agent runs' must come first");
+    return *agent_->desired();
+}
+
+const ClassConfig& Player::class_of(const Words& words) const {
+    std::string name = words.after("class").value_or("novpn");
+    for (const ClassConfig& c : config_.classes)
+        if (c.name == name) return c;
+    throw std::invalid_argument("no class " + name);
+}
+
+std::string Player::uplink(Family family) const {
+    const Selection& selection = now().uplinks.at(family);
+    std::string text = fmt::format("uplink {} {}", to_string(family), describe(selection.uplink));
+    if (selection.uplink) text += " from " + to_string(selection.from);
+    return text;
+}
+
+std::string Player::takeover(Family family) const {
+    return fmt::format("takeover {} {}", to_string(family), describe(now().takeovers.at(family)));
+}
+
+std::string Player::leaves(const Words& words, std::uint32_t mark) const {
+    Family family = to_family(words[1]);
+    address destination = family == Family::ipv4 ? kInternet4 : kInternet6;
+    if (auto to = words.after("to")) destination = boost::asio::ip::make_address(*to);
+    auto route = kernel_.lookup({.destination = destination, .mark = mark});
+    std::string text = fmt::format("{} {}", words[0], words[1]);
+    for (const char* word : {"class", "mark", "to"})
+        if (auto value = words.after(word)) text += fmt::format(" {} {}", word, *value);
+    return text + (route ? " leaves by " + kernel_.link_name(route->link) : " refused");
+}
+
+void Player::expect_plan(const std::vector<std::string>& block) const {
+    std::string wanted = as_lines(block);
+    if (wanted == "nothing\n") wanted.clear();
+    std::string got = as_lines(plan_);
+    if (wanted != got) throw std::runtime_error("got\n" + (got.empty() ? "nothing\n" : got));
+}
 
 std::vector<std::string> play_scenario(const std::string& file) {
     std::ifstream stream(file);
@@ -268,9 +370,19 @@ std::vector<std::string> play_scenario(const std::string& file) {
         if (!indented && (text.empty() || text.front() == '#')) continue;
         lines.push_back({number, indented ? text.substr(2) : text, indented});
     }
-    Player player(std::filesystem::path(file).filename().string());
-    player.play(lines);
-    return std::move(player).failures();
+    std::string name = std::filesystem::path(file).filename().string();
+    std::vector<std::string> failures;
+    Player player;
+    for (std::size_t i = 0, next = 0; i < lines.size(); i = next) {
+        std::vector<std::string> block;
+        for (next = i + 1; next < lines.size() && lines[next].indented; ++next) block.push_back(lines[next].text);
+        try {
+            player.play(lines[i].text, block);
+        } catch (const std::exception& error) {
+            failures.push_back(fmt::format("{}:{}: {}: {}", name, lines[i].number, lines[i].text, error.what()));
+        }
+    }
+    return failures;
 }
 
 } // namespace novpn::test

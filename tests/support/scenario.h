@@ -1,14 +1,61 @@
-// Reads a scenario: what happens to a laptop and what the agent makes of it, line by line, in iproute2's words.
-// The lines are described in tests/scenarios/README.md.
+// The language of tests/scenarios: a laptop on a fake kernel with a running agent, played line by line.
+// tests/scenarios/README.md says what the lines mean.
 #pragma once
 
+#include "agent/agent.h"
+#include "tests/support/fake_kernel.h"
+
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 namespace novpn::test {
 
-/// Plays the scenario on a fake kernel. Every expectation that does not hold is one entry, with its line:
-/// "replaced.txt:12: expected …; got …". Empty: all hold.
+/// Not copied: its agent knows its kernel.
+class Player {
+  public:
+    Player();
+
+    /// invalid_argument: the line is wrong, or the kernel would refuse it here. runtime_error: what it expects does not
+    /// hold, or the agent failed.
+    void play(const std::string& text, const std::vector<std::string>& block = {});
+
+    FakeKernel& kernel() { return kernel_; }
+    Agent& agent() { return *agent_; }
+    const Config& config() const { return config_; }
+    /// Operations of the last pass as their texts, refused ones among them.
+    const std::vector<std::string>& plan() const { return plan_; }
+
+    /// Called before each operation of a pass.
+    std::function<void(const Operation&)> on_operation;
+
+  private:
+    class Words;
+    void start_agent();
+    void read_config(const std::vector<std::string>& block);
+    void switch_class(const Words& words);
+    void change_link(const Words& words);
+    void change_address(const Words& words);
+    void change_route(const Words& words);
+    void change_rule(const Words& words);
+    void run_agent(const Words& words);
+    IfIndex index_of(const std::string& link) const;
+    const Desired& now() const; ///< what was last decided
+    const ClassConfig& class_of(const Words& words) const;
+    std::string uplink(Family family) const;
+    std::string takeover(Family family) const;
+    std::string leaves(const Words& words, std::uint32_t mark) const;
+    void expect_plan(const std::vector<std::string>& block) const;
+
+    FakeKernel kernel_;
+    Config config_;
+    std::unique_ptr<Agent> agent_;
+    Clock::time_point clock_ = Clock::now(); ///< a pass is a second after the one before
+    std::vector<std::string> plan_;
+};
+
+/// Plays a file; what does not hold, each as FILE:LINE: what.
 std::vector<std::string> play_scenario(const std::string& file);
 
 } // namespace novpn::test
