@@ -113,6 +113,8 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
         return pass;
     }
     Desired desired = decide(*observed, config_now(), memory_, setup_.cgroup_root);
+    gateways_.clear();
+    for (const Neighbour& gateway : rival_gateways(observed->routes)) gateways_.insert(gateway.host);
     pass.wait = limit_moves(*observed, desired, since);
     Plan plan = diff(*observed, desired);
 

@@ -65,6 +65,8 @@ class Agent : public Service {
     bool released() const { return released_; }
     /// Of the last pass; nothing before the first.
     const std::optional<Desired>& desired() const { return desired_; }
+    /// Those of main's defaults, where there are several: whether they answer matters.
+    const std::set<address>& gateways() const { return gateways_; }
 
     boost::json::object status(const Caller& caller) override;
     Expected<std::vector<std::string>> plan() override;
@@ -108,7 +110,8 @@ class Agent : public Service {
     Memory memory_;
     std::map<std::string, Switch> switches_;
     std::optional<Desired> desired_; ///< of the last pass
-    bool incomplete_ = true;         ///< the last pass did not make the kernel what is desired
+    std::set<address> gateways_;
+    bool incomplete_ = true; ///< the last pass did not make the kernel what is desired
     bool released_ = false;
     Budget repairs_left_{10};
     Budget moves_left_{40}; ///< of our rules before a rival's: wg-quick costs four, and one back

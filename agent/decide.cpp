@@ -190,6 +190,7 @@ std::string cgroup_of(const ClassConfig& class_config, const std::string& cgroup
 Desired decide(const Observed& observed, const Config& asked, const Memory& memory, const std::string& cgroup_root) {
     const Config config = with_known_tunnels(asked, memory, observed);
     Desired desired;
+    desired.memory.dead_gateways = dead_gateways(observed, memory);
     for (const Link& link : observed.links)
         if (link.hardware == ARPHRD_PPP && is_tunnel(link, observed, config))
             desired.memory.ppp_tunnels.insert(link.index);

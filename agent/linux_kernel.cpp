@@ -61,6 +61,11 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
             if (auto done = take(observed.routes, routing_.routes(family, table)); !done)
                 return tl::make_unexpected(done.error());
 
+    for (const Neighbour& gateway : rival_gateways(observed.routes)) {
+        auto known = routing_.neighbour(gateway.link, gateway.host);
+        if (!known) return tl::make_unexpected(known.error());
+        if (*known) observed.gateways.push_back(**known);
+    }
     for (const address& destination : public_destinations()) {
         auto lookup = routing_.lookup(destination, std::nullopt);
         if (!lookup) return tl::make_unexpected(lookup.error());

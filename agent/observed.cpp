@@ -19,6 +19,21 @@ const std::vector<address>& public_destinations() {
     return kDestinations;
 }
 
+std::vector<Neighbour> rival_gateways(const std::vector<Route>& routes) {
+    std::vector<Neighbour> gateways;
+    for (Family family : kFamilies) {
+        std::vector<Neighbour> of_family;
+        for (const Route& route : routes) {
+            if (route.table != kMainTable || !is_default(route) || family_of(route) != family || !route.gateway)
+                continue;
+            Neighbour gateway{.link = route.link, .host = *route.gateway};
+            if (std::ranges::find(of_family, gateway) == of_family.end()) of_family.push_back(gateway);
+        }
+        if (of_family.size() > 1) gateways.insert(gateways.end(), of_family.begin(), of_family.end());
+    }
+    return gateways;
+}
+
 const address& any_public_destination(Family family) {
     return *std::ranges::find(public_destinations(), family, [](const address& a) { return family_of(a); });
 }

@@ -18,6 +18,7 @@ struct Observed {
     std::vector<Rule> rules;                      ///< both families, in the order the kernel consults them
     std::vector<Lookup> lookups;                  ///< unmarked, of `public_destinations()`; the first of each family
                                                   ///< also by each link that may be a tunnel
+    std::vector<Neighbour> gateways;              ///< of main's defaults, where there are several of a family
     std::string cgroup_mount;                     ///< where cgroup2 is mounted, for the text of operations
     std::map<std::string, std::uint64_t> cgroups; ///< those of the classes that exist, by path; the id
     ObservedNft nft;
@@ -35,6 +36,9 @@ struct Scope {
 /// Destinations that stand for "the internet": one in the middle of each eighth of the IPv4 unicast space, so that a
 /// takeover by finer prefixes than halves is seen, and the registries' large IPv6 blocks. Looked up in the kernel only.
 const std::vector<address>& public_destinations();
+
+/// Gateways of main's defaults of a family that has several, each once: one that does not answer loses to the others.
+std::vector<Neighbour> rival_gateways(const std::vector<Route>& routes);
 
 /// The first of them of that family.
 const address& any_public_destination(Family family);

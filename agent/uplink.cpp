@@ -104,7 +104,8 @@ std::vector<const Route*> in_order(const Observed& observed, Condition condition
 std::optional<Selection> from_main(const UplinkQuery& query, const Observed& observed, const Config& config,
                                    const Memory& memory) {
     auto used = memory.uplinks.find({query.only, query.family});
-    using Rank = std::tuple<std::size_t, std::uint32_t, bool, IfIndex, std::optional<address>>;
+    auto dead = dead_gateways(observed, memory);
+    using Rank = std::tuple<bool, std::size_t, std::uint32_t, bool, IfIndex, std::optional<address>>;
     const Route* best = nullptr;
     const Link* best_link = nullptr;
     Rank best_rank;
@@ -118,7 +119,9 @@ std::optional<Selection> from_main(const UplinkQuery& query, const Observed& obs
                                               [&](const std::string& glob) { return matches({glob}, link->name); });
         bool in_use = used != memory.uplinks.end() && used->second.uplink.link == route.link &&
                       used->second.uplink.gateway == route.gateway;
-        Rank rank{preferred - config.uplinks.prefer.begin(), route.metric, !in_use, route.link, route.gateway};
+        bool answers = !route.gateway || !dead.contains({route.link, *route.gateway});
+        Rank rank{!answers,     preferred - config.uplinks.prefer.begin(), route.metric, !in_use, route.link,
+                  route.gateway};
         if (best && best_rank <= rank) continue;
         best = &route;
         best_link = link;
@@ -129,7 +132,9 @@ std::optional<Selection> from_main(const UplinkQuery& query, const Observed& obs
     // The kernel goes on with a gateway whose prefix left its link together with an address, and refuses it anew.
     if (!gateway_is_on_link(*selection.uplink, observed)) selection.uplink->onlink = true;
     selection.reason = fmt::format("default route of main, metric {}", best->metric);
-    if (std::get<0>(best_rank) < config.uplinks.prefer.size()) selection.reason += ", preferred by the config";
+    if (std::get<1>(best_rank) < config.uplinks.prefer.size()) selection.reason += ", preferred by the config";
+    if (best->gateway && !dead.empty() && !dead.contains({best->link, *best->gateway}))
+        selection.reason += fmt::format("; gateway {} does not answer", dead.begin()->second.to_string());
     return selection;
 }
 
@@ -235,6 +240,20 @@ bool can_carry(const Link& link, Family family, const Observed& observed) {
         if (a.link != link.index || family_of(a.local) != family || a.tentative) return false;
         return family == Family::ipv4 || !is_link_local(a.local);
     });
+}
+
+std::set<std::pair<IfIndex, address>> dead_gateways(const Observed& observed, const Memory& memory) {
+    std::set<std::pair<IfIndex, address>> dead;
+    for (const Neighbour& gateway : rival_gateways(observed.routes)) {
+        auto known = std::ranges::find_if(
+            observed.gateways, [&](const Neighbour& n) { return n.link == gateway.link && n.host == gateway.host; });
+        auto state = known == observed.gateways.end() ? NeighbourState::none : known->state;
+        // A new try begins as INCOMPLETE, and an entry that nobody asks for is forgotten: neither says that it answers.
+        bool unknown = state == NeighbourState::none || state == NeighbourState::incomplete;
+        bool was_dead = memory.dead_gateways.contains({gateway.link, gateway.host});
+        if (state == NeighbourState::failed || (unknown && was_dead)) dead.insert({gateway.link, gateway.host});
+    }
+    return dead;
 }
 
 Selection select_uplink(const UplinkQuery& query, const Observed& observed, const Config& config, const Memory& memory,

@@ -42,6 +42,8 @@ struct UplinkQuery {
 struct Memory {
     /// By UplinkQuery::only and family.
     std::map<std::pair<std::string, Family>, RememberedUplink> uplinks;
+    /// Gateways of several that did not answer, until one of them does.
+    std::set<std::pair<IfIndex, address>> dead_gateways;
     /// ppp links that were tunnels: they are no modems while the uplink under them is away.
     std::set<IfIndex> ppp_tunnels;
     bool operator==(const Memory&) const = default;
@@ -65,7 +67,11 @@ bool gateway_is_on_link(const Uplink& uplink, const Observed& observed);
 /// Link up, with carrier and an address of the family that is no link-local one (IPv4: any).
 bool can_carry(const Link& link, Family family, const Observed& observed);
 
-/// Chooses among main's defaults on links that are no tunnels: uplinks.prefer, metric, the one in use, lowest ifindex.
+/// Gateways that do not answer: FAILED as the kernel has it now, or as it had it while nobody has tried again.
+std::set<std::pair<IfIndex, address>> dead_gateways(const Observed& observed, const Memory& memory);
+
+/// Chooses among main's defaults on links that are no tunnels: a gateway that answers before one that does not,
+/// uplinks.prefer, metric, the one in use, lowest ifindex.
 /// Without one: the remembered uplink while it is plausible, then, under a takeover (`displaced_by` names its link),
 /// the class's own table and host routes to a VPN server.
 Selection select_uplink(const UplinkQuery& query, const Observed& observed, const Config& config, const Memory& memory,

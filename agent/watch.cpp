@@ -5,8 +5,13 @@
 
 #include <algorithm>
 #include <boost/asio/use_awaitable.hpp>
+#include <cerrno>
 #include <csignal>
+#include <ctime>
+#include <limits>
 #include <spdlog/spdlog.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
 
 namespace novpn {
 
@@ -15,6 +20,17 @@ namespace {
 constexpr auto kFirstRetry = std::chrono::milliseconds(100);
 constexpr auto kLongestRetry = std::chrono::milliseconds(5000);
 
+/// A timer of the wall clock that ends when the machine resumes or the clock is set (TFD_TIMER_CANCEL_ON_SET in
+/// timerfd_create(2)): whatever was notified before may be long over.
+Expected<UniqueFd> watched_clock() {
+    UniqueFd fd(::timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK | TFD_CLOEXEC));
+    itimerspec never{};
+    never.it_value.tv_sec = std::numeric_limits<std::time_t>::max(); // 0 would disarm it
+    if (!fd || ::timerfd_settime(fd.get(), TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &never, nullptr) != 0)
+        return system_error(errno, "watching the clock");
+    return fd;
+}
+
 } // namespace
 
 Expected<std::unique_ptr<Watch>> Watch::open(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kernel) {
@@ -22,10 +38,13 @@ Expected<std::unique_ptr<Watch>> Watch::open(boost::asio::io_context& io, Agent&
     if (!routes) return tl::make_unexpected(routes.error());
     auto nft = NftMonitor::open();
     if (!nft) return tl::make_unexpected(nft.error());
-    return std::unique_ptr<Watch>(new Watch(io, agent, kernel, std::move(*routes), std::move(*nft)));
+    auto clock = watched_clock();
+    if (!clock) return tl::make_unexpected(clock.error());
+    return std::unique_ptr<Watch>(new Watch(io, agent, kernel, std::move(*routes), std::move(*nft), std::move(*clock)));
 }
 
-Watch::Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kernel, RouteMonitor routes, NftMonitor nft)
+Watch::Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kernel, RouteMonitor routes, NftMonitor nft,
+             UniqueFd clock)
     : io_(io)
     , agent_(agent)
     , kernel_(kernel)
@@ -33,6 +52,7 @@ Watch::Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kerne
     , nft_(std::move(nft))
     , routes_fd_(io, routes_.fd())
     , nft_fd_(io, nft_.fd())
+    , clock_fd_(io, clock.release())
     , signals_(io, SIGTERM, SIGINT, SIGUSR1)
     , later_(io)
     , resync_(io) {
@@ -48,6 +68,7 @@ Watch::~Watch() {
 void Watch::start(std::function<void()> on_term, std::function<void()> on_leave) {
     spawn(io_, watch_routes());
     spawn(io_, watch_nft());
+    spawn(io_, watch_clock());
     spawn(io_, watch_signals(std::move(on_term), std::move(on_leave)));
     schedule_resync();
 }
@@ -55,7 +76,7 @@ void Watch::start(std::function<void()> on_term, std::function<void()> on_leave)
 boost::asio::awaitable<void> Watch::watch_routes() {
     for (;;) {
         co_await routes_fd_.async_wait(routes_fd_.wait_read, boost::asio::use_awaitable);
-        auto drained = routes_.drain(kernel_.routing().port());
+        auto drained = routes_.drain(kernel_.routing().port(), agent_.gateways());
         if (!drained.cause.empty()) notified(drained.cause);
     }
 }
@@ -64,6 +85,16 @@ boost::asio::awaitable<void> Watch::watch_nft() {
     for (;;) {
         co_await nft_fd_.async_wait(nft_fd_.wait_read, boost::asio::use_awaitable);
         if (nft_.drain(kernel_.nft())) notified("nft table changed");
+    }
+}
+
+boost::asio::awaitable<void> Watch::watch_clock() {
+    for (;;) {
+        co_await clock_fd_.async_wait(clock_fd_.wait_read, boost::asio::use_awaitable);
+        std::uint64_t expirations = 0;
+        ssize_t size = ::read(clock_fd_.native_handle(), &expirations, sizeof expirations);
+        if (size >= 0 || errno != ECANCELED) continue;
+        notified("resumed, or the clock was set");
     }
 }
 

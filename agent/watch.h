@@ -3,6 +3,7 @@
 #pragma once
 
 #include "agent/agent.h"
+#include "agent/unique_fd.h"
 #include "netlink/rtnetlink.h"
 #include "rules/nft.h"
 
@@ -33,9 +34,11 @@ class Watch {
     void wake_at(Clock::time_point when);
 
   private:
-    Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kernel, RouteMonitor routes, NftMonitor nft);
+    Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kernel, RouteMonitor routes, NftMonitor nft,
+          UniqueFd clock);
     boost::asio::awaitable<void> watch_routes();
     boost::asio::awaitable<void> watch_nft();
+    boost::asio::awaitable<void> watch_clock();
     boost::asio::awaitable<void> watch_signals(std::function<void()> on_term, std::function<void()> on_leave);
     void notified(std::string_view cause);
     void look(std::string_view cause, Clock::time_point since);
@@ -49,6 +52,7 @@ class Watch {
     NftMonitor nft_;
     boost::asio::posix::stream_descriptor routes_fd_;
     boost::asio::posix::stream_descriptor nft_fd_;
+    boost::asio::posix::stream_descriptor clock_fd_; ///< a timer that never ends, but for a change of the clock
     boost::asio::signal_set signals_;
     boost::asio::steady_timer later_; ///< a look that waits for the end of a storm, a retry or the repair budget
     boost::asio::steady_timer resync_;

@@ -154,6 +154,23 @@ Expected<std::vector<Neighbour>> RouteSocket::neighbours() {
     return requests_.dump<Neighbour>(*make_request(RTM_GETNEIGH, ndmsg{}), to_neighbour, "reading neighbours");
 }
 
+Expected<std::optional<Neighbour>> RouteSocket::neighbour(IfIndex link, const address& host) {
+    ndmsg header{};
+    header.ndm_family = static_cast<unsigned char>(host.is_v4() ? AF_INET : AF_INET6);
+    header.ndm_ifindex = static_cast<int>(link.value);
+    NlMessage request = make_request(RTM_GETNEIGH, header);
+    nla_put_addr(request.get(), NDA_DST, to_nl(host).get());
+    std::optional<Neighbour> found;
+    auto done = requests_.ask(
+        *request, [&](std::span<const std::byte> message) { found = to_neighbour(message); },
+        "asking for neighbour " + host.to_string());
+    // The link may be gone by now.
+    if (!done && done.error().code != std::errc::no_such_file_or_directory &&
+        done.error().code != std::errc::no_such_device)
+        return tl::make_unexpected(done.error());
+    return found;
+}
+
 Expected<std::vector<Route>> RouteSocket::dump_routes(nl_msg& request, const std::function<bool(const Route&)>& wanted,
                                                       const std::string& doing) {
     auto convert = [&wanted](std::span<const std::byte> message) {
@@ -274,9 +291,10 @@ Expected<void> RouteSocket::remove(const Rule& rule) {
 }
 
 Expected<RouteMonitor> RouteMonitor::open() {
-    auto socket = open_netlink(NETLINK_ROUTE, "rtnetlink",
-                               {RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE,
-                                RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE, RTNLGRP_NEXTHOP});
+    auto socket =
+        open_netlink(NETLINK_ROUTE, "rtnetlink",
+                     {RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE,
+                      RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE, RTNLGRP_NEXTHOP, RTNLGRP_NEIGH});
     if (!socket) return tl::make_unexpected(socket.error());
     int size = kMonitorReceiveBuffer;
     // Without CAP_NET_ADMIN in the initial namespace the default size serves too: an overrun is only one more look.
@@ -315,9 +333,17 @@ std::string_view cause_of(const nlmsghdr& message) {
     return added ? "route added" : "route deleted";
 }
 
+/// A gateway that is found not to answer, or to answer: the states in between are of no use.
+std::string_view cause_of_gateway(const nlmsghdr& message, const std::set<address>& gateways) {
+    auto neighbour = to_neighbour({reinterpret_cast<const std::byte*>(&message), message.nlmsg_len});
+    if (!neighbour || !gateways.contains(neighbour->host)) return {};
+    if (neighbour->state == NeighbourState::failed) return "gateway does not answer";
+    return neighbour->state == NeighbourState::reachable ? "gateway answers" : std::string_view{};
+}
+
 } // namespace
 
-RouteMonitor::Drained RouteMonitor::drain(std::uint32_t own_port) {
+RouteMonitor::Drained RouteMonitor::drain(std::uint32_t own_port, const std::set<address>& gateways) {
     Drained drained;
     for (;;) {
         ssize_t received = receive(socket_.get(), buffer_, MSG_DONTWAIT);
@@ -329,7 +355,8 @@ RouteMonitor::Drained RouteMonitor::drain(std::uint32_t own_port) {
         if (received <= 0) return drained;
         for_each_message({buffer_.data(), static_cast<std::size_t>(received)}, [&](const nlmsghdr& message) {
             if (message.nlmsg_pid == own_port || !drained.cause.empty()) return;
-            drained.cause = cause_of(message);
+            drained.cause =
+                message.nlmsg_type == RTM_NEWNEIGH ? cause_of_gateway(message, gateways) : cause_of(message);
         });
     }
 }

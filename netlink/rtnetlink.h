@@ -7,6 +7,7 @@
 #include "netlink/values.h"
 
 #include <cstddef>
+#include <set>
 #include <span>
 #include <string_view>
 
@@ -33,6 +34,8 @@ class RouteSocket {
     Expected<std::vector<Route>> routes_of(Protocol protocol);
     /// ip -4 rule; ip -6 rule: in the order the kernel consults them
     Expected<std::vector<Rule>> rules();
+    /// ip neighbour get HOST dev LINK; nothing where the kernel has not tried to reach it.
+    Expected<std::optional<Neighbour>> neighbour(IfIndex link, const address& host);
     /// ip neighbour show nud all, both families
     Expected<std::vector<Neighbour>> neighbours();
     /// ip route get DESTINATION [mark M] [oif LINK] fibmatch
@@ -60,7 +63,7 @@ class RouteSocket {
     RequestSocket requests_;
 };
 
-/// Notifications about links, addresses, routes and rules of both families.
+/// Notifications about links, addresses, routes, rules and gateways of both families.
 class RouteMonitor {
   public:
     static Expected<RouteMonitor> open();
@@ -72,8 +75,8 @@ class RouteMonitor {
         bool overrun = false; ///< ENOBUFS: notifications were lost
     };
     /// Reads what is queued; never blocks. Notifications about requests from `own_port` do not matter, nor do the
-    /// routes of table local that come with every address.
-    Drained drain(std::uint32_t own_port);
+    /// routes of table local that come with every address, nor other neighbours than these gateways.
+    Drained drain(std::uint32_t own_port, const std::set<address>& gateways);
 
   private:
     explicit RouteMonitor(NlSocket socket);

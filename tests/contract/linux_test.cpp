@@ -45,7 +45,7 @@ class RtnetlinkTest : public testing::Test {
                      .metric = 4294967295,
                      .protocol = kNovpnProtocol};
     }
-    std::string_view seen() { return monitor->drain(ours->port()).cause; }
+    std::string_view seen() { return monitor->drain(ours->port(), {}).cause; }
 
     std::optional<RouteSocket> ours, others;
     std::optional<RouteMonitor> monitor;

@@ -68,6 +68,26 @@ class TwoLinks(LabTest):
         self.assert_members_seen_at("a", families=(4,))
         self.assert_nothing_leaked()
 
+    def test_a_gateway_that_does_not_answer_is_given_up_until_it_does(self):
+        self.start_agent()
+        self.lab.connect("eth0", "b")
+        self.wait_for_gateway(SITES["b"].gateway, "eth0")
+        self.lab.shell("ip link set lan arp off; ip address flush dev lan", "router_b")
+        self.lab.shell("ip neighbour flush dev eth0")
+        # An ordinary program asks for the gateway; nobody answers.
+        self.lab.run("ping", "-c1", "-W1", SITES["b"].gateway, check=False)
+        self.wait_for_gateway(SITES["a"].gateway, "wlan0")
+        self.assertIn("does not answer", self.agent.status()["families"]["ipv4"]["uplink"]["reason"])
+        self.assert_members_seen_at("a", families=(4,))
+        self.lab.shell(f"ip link set lan arp on; ip address add {SITES['b'].gateway}/24 dev lan", "router_b")
+
+        def answers():
+            return self.lab.run("ping", "-c1", "-W1", SITES["b"].gateway, check=False).returncode == 0
+
+        the_lab.wait_until(answers, 10, "the gateway of site B answering")
+        self.wait_for_gateway(SITES["b"].gateway, "eth0")
+        self.assert_members_seen_at("b", families=(4,))
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

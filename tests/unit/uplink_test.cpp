@@ -184,6 +184,45 @@ TEST(IsTunnel, OfTwoPppLinksTheFirstIsTheModem) {
     EXPECT_TRUE(is_tunnel(vpn, observed, {}));
 }
 
+TEST(SelectUplink, AGatewayThatDoesNotAnswerLosesToALiveUplink) {
+    Observed observed = one_network();
+    observed.links.push_back(ethernet(3, "eth0"));
+    observed.addresses.push_back({.link = IfIndex{3}, .local = ip("192.168.20.50"), .prefix_length = 24});
+    observed.routes.push_back(default_by(3, "192.168.20.1", 100));
+    EXPECT_EQ(select(observed).uplink->link_name, "eth0");
+    Neighbour gateway{.link = IfIndex{3}, .host = ip("192.168.20.1"), .state = NeighbourState::failed};
+    observed.gateways = {gateway};
+    Selection selection = select(observed);
+    EXPECT_EQ(selection.uplink->link_name, "wlan0");
+    EXPECT_EQ(selection.reason, "default route of main, metric 600; gateway 192.168.20.1 does not answer");
+}
+
+TEST(SelectUplink, AGatewayIsDeadUntilItAnswers) {
+    Observed observed = one_network();
+    observed.routes.push_back(default_by(2, "192.168.10.2", 700));
+    Neighbour gateway{.link = IfIndex{2}, .host = ip("192.168.10.1"), .state = NeighbourState::failed};
+    Memory memory;
+    auto dead_as = [&](NeighbourState state) {
+        gateway.state = state;
+        observed.gateways = {gateway};
+        memory.dead_gateways = dead_gateways(observed, memory);
+        return !memory.dead_gateways.empty();
+    };
+    EXPECT_FALSE(dead_as(NeighbourState::incomplete));
+    EXPECT_TRUE(dead_as(NeighbourState::failed));
+    EXPECT_TRUE(dead_as(NeighbourState::incomplete)) << "another try";
+    observed.gateways.clear();
+    EXPECT_FALSE(dead_gateways(observed, memory).empty()) << "forgotten by the kernel";
+    EXPECT_FALSE(dead_as(NeighbourState::reachable));
+    EXPECT_FALSE(dead_as(NeighbourState::stale));
+}
+
+TEST(SelectUplink, TheOnlyGatewayIsTakenAlsoWhereItDoesNotAnswer) {
+    Observed observed = one_network();
+    observed.gateways = {{.link = IfIndex{2}, .host = ip("192.168.10.1"), .state = NeighbourState::failed}};
+    EXPECT_EQ(select(observed).uplink->link_name, "wlan0");
+}
+
 TEST(SelectUplink, TakesTheHopOfAMultipathDefaultThatCarries) {
     Observed observed = one_network();
     observed.links.push_back(ethernet(3, "eth0"));
