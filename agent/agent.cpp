@@ -23,7 +23,8 @@ Scope scope_of(const Config& config, const std::string& cgroup_root, Depth depth
 }
 
 bool same_steering(const Desired& a, const Desired& b) {
-    return a.routes == b.routes && a.rules == b.rules && a.cgroups == b.cgroups && a.nft == b.nft;
+    return a.routes == b.routes && a.rules == b.rules && a.policies == b.policies && a.cgroups == b.cgroups &&
+           a.nft == b.nft;
 }
 
 /// The same rules, wherever they stand: no class is new, gone or renumbered.

@@ -2,6 +2,7 @@
 #include "agent/agent.h"
 #include "agent/explain.h"
 #include "agent/metrics.h"
+#include "agent/policies.h"
 #include "agent/process.h"
 
 #include <algorithm>
@@ -25,6 +26,19 @@ std::vector<OpenSocket> held_by(pid_t pid, const std::vector<OpenSocket>& socket
     return held;
 }
 
+/// The IPsec policy that takes members' packets whatever we do, as a sentence.
+std::optional<std::string> find_impassable(const StatusFacts& facts) {
+    if (!facts.desired || facts.desired->policies.empty()) return std::nullopt;
+    for (Family family : kFamilies)
+        for (const XfrmPolicy& policy :
+             taking_policies(family, facts.observed, facts.desired->uplinks.at(family).uplink))
+            if (!is_passable(policy))
+                return fmt::format("Members are held up: no policy of ours comes before the IPsec policy '{}'. Give it "
+                                   "a priority above {}.",
+                                   to_string(policy), kNovpnPolicyPriority);
+    return std::nullopt;
+}
+
 } // namespace
 
 StatusFacts Agent::facts() {
@@ -44,6 +58,7 @@ StatusFacts Agent::facts() {
     }
     if (auto packets = kernel_.packets()) facts.packets = std::move(*packets);
     if (auto astray = find_astray(facts)) facts.warnings[kRuleOrderWarning] = *astray;
+    if (auto policy = find_impassable(facts)) facts.warnings[kPolicyWarning] = *policy;
     if (facts.desired)
         for (const auto& [family, order] : facts.desired->rule_order)
             if (!order.ahead.empty())

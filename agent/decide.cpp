@@ -1,6 +1,7 @@
 #include "agent/decide.h"
 
 #include "agent/explain.h"
+#include "agent/policies.h"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -114,8 +115,14 @@ Config with_known_tunnels(Config config, const Memory& memory, const Observed& o
     return config;
 }
 
+/// IPsec policies take packets, no default route.
 std::optional<std::string> displaced_by(const std::vector<Takeover>& takeovers) {
-    return takeovers.empty() ? std::nullopt : std::optional(takeovers.front().link_name);
+    auto by_link = std::ranges::find_if(takeovers, [](const Takeover& takeover) { return takeover.link.has_value(); });
+    return by_link == takeovers.end() ? std::nullopt : std::optional(by_link->link_name);
+}
+
+bool has_xfrm(const std::vector<Takeover>& takeovers) {
+    return std::ranges::find(takeovers, Shape::xfrm, &Takeover::shape) != takeovers.end();
 }
 
 Selection way_out(const ClassConfig& c, Family family, const Desired& desired, const Observed& observed,
@@ -139,6 +146,10 @@ void add_steering(Desired& desired, ClassMarking& marking, const ClassConfig& c,
             marking.links.insert(way_out->link);
         }
         add_rules(desired.rules, family, c, desired.rule_order.at(family).lookups.at(c.name));
+        // Without a way out the VPN is one for the class that may use it.
+        bool keeps_out = way_out || !may_use_tunnel(c);
+        if (keeps_out && has_xfrm(desired.takeovers.at(family)))
+            add_passing(desired.policies, family, c.mark, observed);
     }
 }
 
@@ -167,6 +178,12 @@ void add_class(Desired& desired, const ClassConfig& c, const Observed& observed,
     desired.cgroups.push_back(decision.cgroup);
     desired.nft.classes.push_back(std::move(marking));
     desired.classes[c.name] = std::move(decision);
+}
+
+/// Whether a packet can have both.
+bool meet(Mark a, Mark b) {
+    std::uint32_t common = a.mask & b.mask;
+    return common && (a.value & common) == (b.value & common);
 }
 
 } // namespace
@@ -203,6 +220,8 @@ Desired decide(const Observed& observed, const Config& asked, const Memory& memo
         UplinkQuery query{.family = family};
         Selection selection = select_uplink(query, observed, config, memory, displaced_by(takeovers));
         if (selection.remembered) desired.memory.uplinks[{query.only, family}] = *selection.remembered;
+        if (!taking_policies(family, observed, selection.uplink).empty())
+            takeovers.push_back({.family = family, .shape = Shape::xfrm});
         desired.uplinks[family] = std::move(selection);
         desired.takeovers[family] = std::move(takeovers);
         desired.rule_order[family] = order_rules(family, observed.rules, config.classes);
@@ -223,11 +242,9 @@ std::vector<std::string> conflicts(const Observed& observed, const Config& confi
             break;
         }
         for (const Rule& rule : observed.rules) {
-            if (rule.protocol == kNovpnProtocol || !rule.mark || !(rule.mark->mask & c.mark.mask)) continue;
             // An inverted rule (wg-quick's) names the mark of its own packets; a full mask can only mean that one
             // value.
-            std::uint32_t common = rule.mark->mask & c.mark.mask;
-            if ((rule.mark->value & common) != (c.mark.value & common)) continue;
+            if (rule.protocol == kNovpnProtocol || !rule.mark || !meet(*rule.mark, c.mark)) continue;
             found.push_back(fmt::format("mark {} of class {} meets the {} rule of {}: {}; choose another mark",
                                         to_string(c.mark), c.name, to_string(rule.family), owner_of(rule),
                                         to_string(rule)));
@@ -239,6 +256,12 @@ std::vector<std::string> conflicts(const Observed& observed, const Config& confi
                                         "preference",
                                         c.preference.value, c.name, to_string(same->family), owner_of(*same),
                                         to_string(*same)));
+        for (const XfrmPolicy& policy : observed.policies) {
+            if (owned_by_us(policy) || !policy.mark || !meet(*policy.mark, c.mark)) continue;
+            found.push_back(fmt::format("mark {} of class {} meets the IPsec policy '{}'; choose another mark",
+                                        to_string(c.mark), c.name, to_string(policy)));
+            break;
+        }
     }
     return found;
 }

@@ -37,7 +37,8 @@ struct Desired {
     std::vector<Route> routes; ///< of the classes' tables, all with our protocol
     std::vector<Rule> rules;   ///< all with our protocol
     std::vector<std::string> cgroups;
-    NftTable nft; ///< no class: no table
+    std::vector<XfrmPolicy> policies; ///< without an index: the plan gives them one of ours
+    NftTable nft;                     ///< no class: no table
 
     Memory memory; ///< for the next decision
     bool operator==(const Desired&) const = default;

@@ -17,13 +17,16 @@ Expected<LinuxKernel> LinuxKernel::open() {
     }
     auto cgroups = CgroupTree::find();
     if (!cgroups) return tl::make_unexpected(cgroups.error());
-    return LinuxKernel(std::move(*routing), std::move(*nft), std::move(*cgroups));
+    auto xfrm = XfrmSocket::open();
+    if (!xfrm) return tl::make_unexpected(xfrm.error());
+    return LinuxKernel(std::move(*routing), std::move(*nft), std::move(*cgroups), std::move(*xfrm));
 }
 
-LinuxKernel::LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups)
+LinuxKernel::LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm)
     : routing_(std::move(routing))
     , nft_(std::move(nft))
-    , cgroups_(std::move(cgroups)) {}
+    , cgroups_(std::move(cgroups))
+    , xfrm_(std::move(xfrm)) {}
 
 namespace {
 
@@ -43,6 +46,7 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
     if (auto done = take(observed.links, routing_.links()); !done) return tl::make_unexpected(done.error());
     if (auto done = take(observed.addresses, routing_.addresses()); !done) return tl::make_unexpected(done.error());
     if (auto done = take(observed.rules, routing_.rules()); !done) return tl::make_unexpected(done.error());
+    if (auto done = take(observed.policies, xfrm_.policies()); !done) return tl::make_unexpected(done.error());
 
     std::vector<TableId> tables{kMainTable};
     auto look_at = [&](TableId table) {
@@ -152,6 +156,8 @@ Expected<void> LinuxKernel::apply(const Operation& operation) {
         Expected<void> operator()(const DeleteRoute& op) { return kernel.routing_.remove(op.route); }
         Expected<void> operator()(const AddRule& op) { return kernel.routing_.add(op.rule); }
         Expected<void> operator()(const DeleteRule& op) { return kernel.routing_.remove(op.rule); }
+        Expected<void> operator()(const AddXfrmPolicy& op) { return kernel.xfrm_.add(op.policy); }
+        Expected<void> operator()(const DeleteXfrmPolicy& op) { return kernel.xfrm_.remove(op.policy); }
         Expected<void> operator()(const CreateCgroup& op) { return kernel.cgroups_.create(op.path); }
         Expected<void> operator()(const RemoveCgroup& op) {
             if (auto done = kernel.cgroups_.empty_into_root(op.path); !done) return done;

@@ -5,6 +5,7 @@
 #include "agent/kernel.h"
 #include "netlink/rtnetlink.h"
 #include "netlink/sockets.h"
+#include "netlink/xfrm.h"
 #include "rules/cgroup.h"
 #include "rules/nft.h"
 
@@ -32,9 +33,10 @@ class LinuxKernel : public Kernel {
 
     const RouteSocket& routing() const { return routing_; }
     const Nft& nft() const { return nft_; }
+    const XfrmSocket& xfrm() const { return xfrm_; }
 
   private:
-    LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups);
+    LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm);
     Expected<MemberElement> element(const std::string& class_name, const std::string& cgroup) const;
     Expected<SocketDiag*> socket_diag();
     Expected<void> replace_nft(const NftTable& table);
@@ -42,6 +44,7 @@ class LinuxKernel : public Kernel {
     RouteSocket routing_;
     Nft nft_;
     CgroupTree cgroups_;
+    XfrmSocket xfrm_;
     std::optional<SocketDiag> socket_diag_; ///< opened when it is first needed
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "netlink/values.h"
+#include "netlink/xfrm.h"
 #include "rules/steering.h"
 
 #include <cstdint>
@@ -22,6 +23,7 @@ struct Observed {
     std::string cgroup_mount;                     ///< where cgroup2 is mounted, for the text of operations
     std::map<std::string, std::uint64_t> cgroups; ///< those of the classes that exist, by path; the id
     ObservedNft nft;
+    std::vector<XfrmPolicy> policies; ///< both families, but for those of single sockets
 };
 
 /// What to look at.

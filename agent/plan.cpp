@@ -111,6 +111,49 @@ RuleChanges rule_changes(const Observed& observed, const Desired& desired) {
     return changes;
 }
 
+struct PolicyChanges {
+    std::vector<XfrmPolicy> stale; ///< in the place of a desired one
+    std::vector<XfrmPolicy> to_add;
+    std::vector<XfrmPolicy> to_delete;
+};
+
+/// Which of our indexes a policy has says nothing: it tells that it is ours.
+bool same_but_index(XfrmPolicy a, const XfrmPolicy& b) {
+    a.index = b.index;
+    return a == b;
+}
+
+std::uint32_t free_index(std::set<std::uint32_t>& used, XfrmDirection direction) {
+    constexpr std::uint32_t kStep = 8; // below it is the direction
+    std::uint32_t index = kNovpnPolicyIndex + static_cast<std::uint32_t>(direction);
+    while (!used.insert(index).second) index += kStep;
+    return index;
+}
+
+PolicyChanges policy_changes(const Observed& observed, const Desired& desired) {
+    PolicyChanges changes;
+    std::set<std::uint32_t> used;
+    for (const XfrmPolicy& policy : observed.policies) {
+        used.insert(policy.index);
+        if (owned_by_us(policy)) changes.to_delete.push_back(policy);
+    }
+    for (XfrmPolicy policy : desired.policies) {
+        auto in_place =
+            std::ranges::find_if(changes.to_delete, [&](const XfrmPolicy& ours) { return same_key(ours, policy); });
+        bool adopted = in_place != changes.to_delete.end() && same_but_index(*in_place, policy);
+        if (in_place != changes.to_delete.end()) {
+            if (!adopted) changes.stale.push_back(*in_place);
+            changes.to_delete.erase(in_place);
+        }
+        if (adopted) continue;
+        policy.index = free_index(used, policy.direction);
+        changes.to_add.push_back(policy);
+    }
+    // The kernel lists the youngest first.
+    std::ranges::sort(changes.to_delete, {}, &XfrmPolicy::index);
+    return changes;
+}
+
 /// Elements of the nft table: wanted before the routes that need them, or unwanted after them.
 struct ElementChanges {
     std::vector<Operation> links_to_add;
@@ -154,6 +197,7 @@ void append(Plan& plan, const std::vector<Operation>& operations) {
 Plan diff(const Observed& observed, const Desired& desired) {
     RouteChanges routes = route_changes(observed, desired);
     RuleChanges rules = rule_changes(observed, desired);
+    PolicyChanges policies = policy_changes(observed, desired);
     bool wants_nft = !desired.nft.classes.empty();
     bool adopts_nft =
         wants_nft && observed.nft.present && observed.nft.intact && observed.nft.structure == structure_of(desired.nft);
@@ -172,12 +216,16 @@ Plan diff(const Observed& observed, const Desired& desired) {
     append<DeleteRoute>(plan, routes.stale);
     append<AddRule>(plan, rules.to_add);
     append<DeleteRule>(plan, rules.stale);
+    append<DeleteXfrmPolicy>(plan, policies.stale);
+    append<AddXfrmPolicy>(plan, policies.to_add);
     if (wants_nft && !adopts_nft) plan.push_back(ReplaceNft{desired.nft});
     append(plan, elements.members_to_add);
 
     append(plan, elements.members_to_remove);
     append<DeleteRule>(plan, rules.to_delete);
     append<DeleteRoute>(plan, routes.to_delete);
+    // After the rules: what is still marked goes by the uplink as long as they are there.
+    append<DeleteXfrmPolicy>(plan, policies.to_delete);
     append(plan, elements.links_to_remove);
     for (const auto& [path, id] : observed.cgroups)
         if (std::ranges::find(desired.cgroups, path) == desired.cgroups.end()) plan.push_back(RemoveCgroup{path});
@@ -212,6 +260,8 @@ struct Printer {
     std::string operator()(const DeleteRule& op) const {
         return fmt::format("{} rule del {}", ip(op.rule.family), to_string(op.rule));
     }
+    std::string operator()(const AddXfrmPolicy& op) const { return "ip xfrm policy add " + to_string(op.policy); }
+    std::string operator()(const DeleteXfrmPolicy& op) const { return "ip xfrm policy delete " + identity(op.policy); }
     std::string operator()(const CreateCgroup& op) const { return "mkdir -p " + cgroup(op.path); }
     std::string operator()(const RemoveCgroup& op) const { return "rmdir " + cgroup(op.path); }
     std::string operator()(const ReplaceNft& op) const {

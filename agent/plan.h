@@ -26,6 +26,15 @@ struct DeleteRule {
     Rule rule;
     bool operator==(const DeleteRule&) const = default;
 };
+/// Its index is one that no policy has.
+struct AddXfrmPolicy {
+    XfrmPolicy policy;
+    bool operator==(const AddXfrmPolicy&) const = default;
+};
+struct DeleteXfrmPolicy {
+    XfrmPolicy policy;
+    bool operator==(const DeleteXfrmPolicy&) const = default;
+};
 struct CreateCgroup {
     std::string path;
     bool operator==(const CreateCgroup&) const = default;
@@ -68,8 +77,9 @@ struct EndSocket {
     bool operator==(const EndSocket&) const = default;
 };
 
-using Operation = std::variant<ReplaceRoute, DeleteRoute, AddRule, DeleteRule, CreateCgroup, RemoveCgroup, ReplaceNft,
-                               DeleteNft, AddMember, RemoveMember, AddLink, RemoveLink, EndSocket>;
+using Operation =
+    std::variant<ReplaceRoute, DeleteRoute, AddRule, DeleteRule, AddXfrmPolicy, DeleteXfrmPolicy, CreateCgroup,
+                 RemoveCgroup, ReplaceNft, DeleteNft, AddMember, RemoveMember, AddLink, RemoveLink, EndSocket>;
 using Plan = std::vector<Operation>;
 
 /// Empty when everything is as desired. A Desired with nothing in it gives the plan that releases everything of ours.

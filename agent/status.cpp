@@ -13,8 +13,9 @@ namespace json = boost::json;
 json::value or_null(const std::optional<address>& a) { return a ? json::value(a->to_string()) : json::value(nullptr); }
 
 json::object to_json(const Takeover& takeover) {
-    json::object object{
-        {"shape", to_string(takeover.shape)}, {"link", takeover.link_name}, {"table", takeover.table.value}};
+    json::object object{{"shape", to_string(takeover.shape)}, {"link", nullptr}, {"table", nullptr}};
+    if (takeover.link) object["link"] = takeover.link_name;
+    if (takeover.table) object["table"] = takeover.table->value;
     object["preference"] = takeover.preference ? json::value(takeover.preference->value) : json::value(nullptr);
     return object;
 }
@@ -69,13 +70,17 @@ json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
         {"packets", {{"marked", packets.marked}, {"masqueraded", packets.masqueraded}, {"dropped", packets.dropped}}}};
 }
 
-/// The links that carry the VPN, each once: "tun0", "tun0 and wg0".
-std::string tunnels(const Desired& desired) {
+/// What carries the VPN, each once: "the VPN on tun0 and wg0", "the VPN by IPsec policies"; empty without one.
+std::string vpn_of(const Desired& desired) {
     std::vector<std::string> names;
-    for (const auto& [_, takeovers] : desired.takeovers)
-        for (const Takeover& takeover : takeovers)
-            if (std::ranges::find(names, takeover.link_name) == names.end()) names.push_back(takeover.link_name);
-    return fmt::format("{}", fmt::join(names, " and "));
+    for (const auto& [_, takeovers] : desired.takeovers) {
+        for (const Takeover& takeover : takeovers) {
+            std::string name = takeover.link ? takeover.link_name : "IPsec policies";
+            if (std::ranges::find(names, name) == names.end()) names.push_back(name);
+        }
+    }
+    if (names.empty()) return {};
+    return fmt::format("the VPN {} {}", names.front() == "IPsec policies" ? "by" : "on", fmt::join(names, " and "));
 }
 
 /// One way out for both families is said once.
@@ -89,7 +94,8 @@ std::string ways_out(const ClassDecision& decision) {
 
 std::string first_line(const StatusFacts& facts) {
     if (!facts.desired) return "The kernel's state cannot be read; see the warnings below.";
-    if (auto astray = facts.warnings.find(kRuleOrderWarning); astray != facts.warnings.end()) return astray->second;
+    for (const char* code : {kRuleOrderWarning, kPolicyWarning})
+        if (auto astray = facts.warnings.find(code); astray != facts.warnings.end()) return astray->second;
     return summary(*facts.desired, facts.config);
 }
 
@@ -113,14 +119,14 @@ std::string summary(const Desired& desired, const Config& config) {
     const std::string& name = spoken_of->name;
     if (!desired.classes.contains(name)) return fmt::format("Class {} is new.", name);
     const ClassDecision& decision = desired.classes.at(name);
-    std::string vpn = tunnels(desired);
+    std::string vpn = vpn_of(desired);
     switch (decision.state) {
     case ClassState::blocked:
         if (!spoken_of->via.empty())
             return fmt::format("Class {} is blocked: its tunnel {} is not there. Connect that VPN.", name,
                                spoken_of->via);
         return fmt::format("Class {} is blocked: there is no way out{}. Connect to a network.", name,
-                           vpn.empty() ? "" : " besides the VPN on " + vpn);
+                           vpn.empty() ? "" : " besides " + vpn);
     case ClassState::tunnel:
         return fmt::format("Class {} goes wherever everything else goes: there is no uplink, and the config says so.",
                            name);
@@ -131,7 +137,7 @@ std::string summary(const Desired& desired, const Config& config) {
     if (vpn.empty())
         return fmt::format("No VPN has taken over; class {} leaves by {} like everything else.", name,
                            ways_out(decision));
-    return fmt::format("Class {} leaves by {}, outside the VPN on {}.", name, ways_out(decision), vpn);
+    return fmt::format("Class {} leaves by {}, outside {}.", name, ways_out(decision), vpn);
 }
 
 json::object to_status(const StatusFacts& facts) {
@@ -174,7 +180,7 @@ std::string describe(const std::vector<Takeover>& takeovers) {
     if (takeovers.empty()) return "none";
     std::vector<std::string> parts;
     for (const Takeover& takeover : takeovers)
-        parts.push_back(fmt::format("{} by {}", to_string(takeover.shape), takeover.link_name));
+        parts.push_back(to_string(takeover.shape) + (takeover.link ? " by " + takeover.link_name : ""));
     return fmt::format("{}", fmt::join(parts, ", "));
 }
 

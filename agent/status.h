@@ -19,6 +19,8 @@ struct Members {
 
 /// Code of the warning that members' packets are led astray; its text is the summary then.
 inline constexpr const char* kRuleOrderWarning = "rule_order";
+/// The same, by an IPsec policy that no policy of ours comes before.
+inline constexpr const char* kPolicyWarning = "xfrm_priority";
 
 struct StatusFacts {
     Config config;

@@ -60,6 +60,7 @@ std::string to_string(Shape shape) {
     case Shape::split: return "split";
     case Shape::inverted_mark_rule: return "inverted_mark_rule";
     case Shape::catch_all_rule: return "catch_all_rule";
+    case Shape::xfrm: return "xfrm";
     }
     return {};
 }

@@ -6,22 +6,22 @@
 
 namespace novpn {
 
-/// DESIGN's shapes that show in routes and rules.
-enum class Shape { replaced, lower_metric, split, inverted_mark_rule, catch_all_rule };
+/// DESIGN's shapes.
+enum class Shape { replaced, lower_metric, split, inverted_mark_rule, catch_all_rule, xfrm };
 std::string to_string(Shape shape); ///< the word of `status`
 
 struct Takeover {
     Family family = Family::ipv4;
     Shape shape = Shape::replaced;
-    IfIndex link;
-    std::string link_name;
-    TableId table;
+    std::optional<IfIndex> link; ///< none for xfrm, and neither a table: policies take packets wherever they go
+    std::string link_name;       ///< empty without a link
+    std::optional<TableId> table;
     std::optional<Preference> preference; ///< of the rule that leads to `table`; none for main
     bool operator==(const Takeover&) const = default;
 };
 
 /// Every distinct way in which a public destination of `family` leaves by a tunnel, then those that stand behind: a VPN
-/// inside a VPN. Empty when there is none.
+/// inside a VPN. Empty when there is none. IPsec policies are policies.h's.
 std::vector<Takeover> find_takeovers(Family family, const Observed& observed, const Config& config);
 
 } // namespace novpn

@@ -38,37 +38,44 @@ Expected<std::unique_ptr<Watch>> Watch::open(boost::asio::io_context& io, Agent&
     if (!routes) return tl::make_unexpected(routes.error());
     auto nft = NftMonitor::open();
     if (!nft) return tl::make_unexpected(nft.error());
+    auto xfrm = XfrmMonitor::open();
+    if (!xfrm) return tl::make_unexpected(xfrm.error());
     auto clock = watched_clock();
     if (!clock) return tl::make_unexpected(clock.error());
-    return std::unique_ptr<Watch>(new Watch(io, agent, kernel, std::move(*routes), std::move(*nft), std::move(*clock)));
+    return std::unique_ptr<Watch>(
+        new Watch(io, agent, kernel, {std::move(*routes), std::move(*nft), std::move(*xfrm), std::move(*clock)}));
 }
 
-Watch::Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kernel, RouteMonitor routes, NftMonitor nft,
-             UniqueFd clock)
+Watch::Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kernel, Monitors monitors)
     : io_(io)
     , agent_(agent)
     , kernel_(kernel)
-    , routes_(std::move(routes))
-    , nft_(std::move(nft))
+    , routes_(std::move(monitors.routes))
+    , nft_(std::move(monitors.nft))
+    , xfrm_(std::move(monitors.xfrm))
     , routes_fd_(io, routes_.fd())
     , nft_fd_(io, nft_.fd())
-    , clock_fd_(io, clock.release())
+    , xfrm_fd_(io)
+    , clock_fd_(io, monitors.clock.release())
     , signals_(io, SIGTERM, SIGINT, SIGUSR1)
     , later_(io)
     , resync_(io) {
     signals_.add(SIGHUP);
+    if (auto fd = xfrm_.fd()) xfrm_fd_.assign(*fd);
 }
 
 Watch::~Watch() {
     // The monitors own their sockets: Asio lets go of them before they are closed.
     routes_fd_.release();
     nft_fd_.release();
+    if (xfrm_fd_.is_open()) xfrm_fd_.release();
 }
 
 void Watch::start(std::function<void()> on_term, std::function<void()> on_leave) {
     spawn(io_, watch_routes());
     spawn(io_, watch_nft());
     spawn(io_, watch_clock());
+    if (xfrm_fd_.is_open()) spawn(io_, watch_xfrm());
     spawn(io_, watch_signals(std::move(on_term), std::move(on_leave)));
     schedule_resync();
 }
@@ -85,6 +92,13 @@ boost::asio::awaitable<void> Watch::watch_nft() {
     for (;;) {
         co_await nft_fd_.async_wait(nft_fd_.wait_read, boost::asio::use_awaitable);
         if (nft_.drain(kernel_.nft())) notified("nft table changed");
+    }
+}
+
+boost::asio::awaitable<void> Watch::watch_xfrm() {
+    for (;;) {
+        co_await xfrm_fd_.async_wait(xfrm_fd_.wait_read, boost::asio::use_awaitable);
+        if (xfrm_.drain(kernel_.xfrm().port())) notified("IPsec policy changed");
     }
 }
 

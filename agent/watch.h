@@ -1,10 +1,11 @@
-// When to look: notifications of routing and nft changes, signals, retries and the resync timer, on the agent's one
-// io_context. What a look does is agent.h.
+// When to look: notifications of routing, nft and IPsec policy changes, signals, retries and the resync timer, on the
+// agent's one io_context. What a look does is agent.h.
 #pragma once
 
 #include "agent/agent.h"
 #include "agent/unique_fd.h"
 #include "netlink/rtnetlink.h"
+#include "netlink/xfrm.h"
 #include "rules/nft.h"
 
 #include <boost/asio/awaitable.hpp>
@@ -34,10 +35,16 @@ class Watch {
     void wake_at(Clock::time_point when);
 
   private:
-    Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kernel, RouteMonitor routes, NftMonitor nft,
-          UniqueFd clock);
+    struct Monitors {
+        RouteMonitor routes;
+        NftMonitor nft;
+        XfrmMonitor xfrm;
+        UniqueFd clock;
+    };
+    Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kernel, Monitors monitors);
     boost::asio::awaitable<void> watch_routes();
     boost::asio::awaitable<void> watch_nft();
+    boost::asio::awaitable<void> watch_xfrm();
     boost::asio::awaitable<void> watch_clock();
     boost::asio::awaitable<void> watch_signals(std::function<void()> on_term, std::function<void()> on_leave);
     void notified(std::string_view cause);
@@ -50,8 +57,10 @@ class Watch {
     const LinuxKernel& kernel_;
     RouteMonitor routes_;
     NftMonitor nft_;
+    XfrmMonitor xfrm_;
     boost::asio::posix::stream_descriptor routes_fd_;
     boost::asio::posix::stream_descriptor nft_fd_;
+    boost::asio::posix::stream_descriptor xfrm_fd_;  ///< not open on a kernel without xfrm
     boost::asio::posix::stream_descriptor clock_fd_; ///< a timer that never ends, but for a change of the clock
     boost::asio::signal_set signals_;
     boost::asio::steady_timer later_; ///< a look that waits for the end of a storm, a retry or the repair budget
