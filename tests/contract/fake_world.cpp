@@ -1,5 +1,8 @@
 #include "tests/contract/world.h"
 
+#include <netinet/in.h>
+#include <stdexcept>
+
 namespace novpn::test {
 
 namespace {
@@ -34,6 +37,15 @@ class FakeWorld : public World {
     void delete_route(const Route& route) override { kernel_.delete_route(route); }
     void add_rule(const Rule& rule) override { kernel_.add_rule(rule); }
     void delete_rule(const Rule& rule) override { kernel_.delete_rule(rule); }
+    void add_policy(const XfrmPolicy& policy) override {
+        if (auto done = kernel_.add_policy(policy); !done) throw std::runtime_error(to_string(done.error()));
+    }
+    bool is_blocked(const address& destination, std::uint32_t mark) override {
+        Packet packet{.destination = destination, .mark = mark, .ip_protocol = IPPROTO_UDP, .destination_port = 7};
+        auto route = kernel_.lookup(packet);
+        const XfrmPolicy* policy = route ? kernel_.policy_of(packet, *route) : nullptr;
+        return policy && policy->block;
+    }
     std::string leaves_by(const Packet& packet) override {
         auto route = kernel_.lookup(packet);
         return route ? kernel_.link_name(route->link) : "refused";

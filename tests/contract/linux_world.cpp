@@ -1,9 +1,11 @@
 #include "agent/linux_kernel.h"
+#include "agent/unique_fd.h"
 #include "rules/cgroup.h"
 #include "tests/contract/world.h"
 #include "tests/netns/two_networks.h"
 
 #include <algorithm>
+#include <boost/asio/ip/udp.hpp>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -14,6 +16,7 @@
 #include <sched.h>
 #include <stdexcept>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <system_error>
 #include <thread>
 #include <unistd.h>
@@ -103,6 +106,18 @@ class LinuxWorld : public World {
     void delete_route(const Route& route) override { change_route("del", route); }
     void add_rule(const Rule& rule) override { change_rule("add", rule); }
     void delete_rule(const Rule& rule) override { change_rule("del", rule); }
+    void add_policy(const XfrmPolicy& policy) override { run("ip xfrm policy add " + to_string(policy)); }
+
+    bool is_blocked(const address& destination, std::uint32_t mark) override {
+        boost::asio::ip::udp::endpoint peer(destination, 7);
+        UniqueFd fd(socket(peer.protocol().family(), SOCK_DGRAM | SOCK_CLOEXEC, 0));
+        check(fd.get(), "socket");
+        check(setsockopt(fd.get(), SOL_SOCKET, SO_MARK, &mark, sizeof mark), "SO_MARK");
+        // connect() looks up the route and the policy: EPERM is that of a policy that blocks.
+        if (connect(fd.get(), peer.data(), static_cast<socklen_t>(peer.size())) == 0) return false;
+        if (errno != EPERM) check(-1, "connect");
+        return true;
+    }
 
     std::string leaves_by(const Packet& packet) override {
         if (!packet.ip_protocol) {

@@ -30,9 +30,13 @@ class World {
     virtual void delete_route(const Route& route) = 0;
     virtual void add_rule(const Rule& rule) = 0;
     virtual void delete_rule(const Rule& rule) = 0;
+    /// One without templates.
+    virtual void add_policy(const XfrmPolicy& policy) = 0;
 
     /// Name of the link that the packet leaves by; "refused".
     virtual std::string leaves_by(const Packet& packet) = 0;
+    /// Whether an IPsec policy keeps a UDP packet, which has a route, on this machine.
+    virtual bool is_blocked(const address& destination, std::uint32_t mark) = 0;
 };
 
 std::unique_ptr<World> make_fake_world();

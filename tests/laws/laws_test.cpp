@@ -74,6 +74,7 @@ std::string to_text(const Case& c) {
     for (const Rule& rule : c.observed.rules)
         text += fmt::format("  {} rule {}\n", to_string(rule.family), to_string(rule));
     for (const Route& route : c.observed.routes) text += "  route " + to_string(route, names) + "\n";
+    for (const XfrmPolicy& policy : c.observed.policies) text += "  xfrm policy " + to_string(policy) + "\n";
     text += "plan:\n" + to_text(c.plan, c.observed);
     return text;
 }
@@ -133,6 +134,7 @@ struct Foreign {
     std::vector<Address> addresses;
     std::vector<Route> routes;
     std::vector<Rule> rules;
+    std::vector<XfrmPolicy> policies;
     bool operator==(const Foreign&) const = default;
 };
 
@@ -140,7 +142,8 @@ Foreign foreign_of(RandomState& state) {
     Observed observed = *state.kernel.observe(state.everything);
     std::erase_if(observed.routes, [](const Route& route) { return is_ours(route); });
     std::erase_if(observed.rules, [](const Rule& rule) { return is_ours(rule); });
-    return {observed.links, observed.addresses, observed.routes, observed.rules};
+    std::erase_if(observed.policies, owned_by_us);
+    return {observed.links, observed.addresses, observed.routes, observed.rules, observed.policies};
 }
 
 // Where a member's packet goes
@@ -282,6 +285,7 @@ void shuffle(Observed& observed, std::uint32_t seed) {
     mix(observed.links);
     mix(observed.addresses);
     mix(observed.lookups);
+    mix(observed.policies);
 }
 
 } // namespace
@@ -335,6 +339,11 @@ TEST_F(Laws, NoOperationNamesWhatIsNotOurs) {
         bool operator()(const AddRule& op) const { return is_ours(op.rule); }
         bool operator()(const DeleteRule& op) const {
             return is_ours(op.rule) && std::ranges::find(c.observed.rules, op.rule) != c.observed.rules.end();
+        }
+        bool operator()(const AddXfrmPolicy& op) const { return owned_by_us(op.policy); }
+        bool operator()(const DeleteXfrmPolicy& op) const {
+            return owned_by_us(op.policy) &&
+                   std::ranges::find(c.observed.policies, op.policy) != c.observed.policies.end();
         }
         bool operator()(const CreateCgroup& op) const { return below_our_root(op.path); }
         bool operator()(const RemoveCgroup& op) const { return below_our_root(op.path); }
@@ -412,7 +421,9 @@ TEST_F(Laws, ReleaseLeavesWhatWasThereBefore) {
         Observed after = *c.state.kernel.observe(c.state.everything);
         bool routes = std::ranges::any_of(after.routes, [](const Route& route) { return is_ours(route); });
         bool rules = std::ranges::any_of(after.rules, [](const Rule& rule) { return is_ours(rule); });
-        if (routes || rules || after.nft.present || !after.cgroups.empty()) return "something of ours is left";
+        bool policies = std::ranges::any_of(after.policies, owned_by_us);
+        if (routes || rules || policies || after.nft.present || !after.cgroups.empty())
+            return "something of ours is left";
         if (foreign_of(c.state) != before) return "what belongs to others is not as it was";
         if (!diff(after, Desired{}).empty()) return "there is more to release";
         return {};

@@ -211,6 +211,40 @@ bool FakeKernel::delete_rule(const Rule& rule) {
     return true;
 }
 
+Expected<void> FakeKernel::add_policy(XfrmPolicy policy) {
+    if (std::ranges::any_of(policies_, [&](const XfrmPolicy& other) { return same_key(other, policy); }))
+        return system_error(EEXIST, "adding an IPsec policy");
+    if (!policy.index || std::ranges::find(policies_, policy.index, &XfrmPolicy::index) != policies_.end()) {
+        policy.index = next_policy_ + static_cast<std::uint32_t>(policy.direction);
+        next_policy_ += 8;
+    }
+    policies_.push_back(policy);
+    return {};
+}
+
+bool FakeKernel::delete_policy(const XfrmPolicy& policy) {
+    return std::erase_if(policies_, [&](const XfrmPolicy& other) { return same_key(other, policy); }) > 0;
+}
+
+const XfrmPolicy* FakeKernel::policy_of(const Packet& packet, const Route& route) const {
+    XfrmFlow flow{.destination = packet.destination,
+                  .ip_protocol = packet.ip_protocol,
+                  .destination_port = packet.destination_port,
+                  .link = route.link,
+                  .mark = packet.mark};
+    auto local = std::ranges::find_if(addresses_, [&](const Address& a) {
+        return a.link == route.link && family_of(a.local) == family_of(packet.destination);
+    });
+    if (!route.source && local == addresses_.end()) return nullptr;
+    flow.source = route.source ? *route.source : local->local;
+    const XfrmPolicy* first = nullptr;
+    for (const XfrmPolicy& policy : policies_)
+        if (policy.direction == XfrmDirection::out && selects(policy, flow) &&
+            (!first || policy.priority < first->priority))
+            first = &policy;
+    return first;
+}
+
 std::optional<Route> FakeKernel::lookup(const Packet& packet) const {
     Family family = family_of(packet.destination);
     std::optional<Preference> jump;
@@ -276,6 +310,7 @@ Expected<Observed> FakeKernel::observe(const Scope& scope) {
         if (asked || below_root) observed.cgroups[path] = id;
     }
     observed.nft = nft_;
+    observed.policies.assign(policies_.rbegin(), policies_.rend()); // the kernel lists the youngest first
     return observed;
 }
 
@@ -335,6 +370,13 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
         }
         Expected<void> operator()(const DeleteRule& op) {
             kernel.delete_rule(op.rule);
+            return {};
+        }
+        Expected<void> operator()(const AddXfrmPolicy& op) { return kernel.add_policy(op.policy); }
+        Expected<void> operator()(const DeleteXfrmPolicy& op) {
+            std::erase_if(kernel.policies_, [&](const XfrmPolicy& policy) {
+                return policy.index == op.policy.index && policy.mark == op.policy.mark;
+            });
             return {};
         }
         Expected<void> operator()(const CreateCgroup& op) {

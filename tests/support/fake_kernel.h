@@ -41,6 +41,8 @@ class FakeKernel : public Kernel {
     /// Of a rule that is added without one: before the second rule.
     Preference free_preference(Family family) const;
     void flush_nft() { nft_ = {}; }
+    Expected<void> add_policy(XfrmPolicy policy); ///< gets an index where it asks for none, or for one in use
+    bool delete_policy(const XfrmPolicy& policy); ///< by its key, as without an index
 
     // The port.
     Expected<Observed> observe(const Scope& scope) override;
@@ -55,12 +57,15 @@ class FakeKernel : public Kernel {
 
     /// The route that rules and tables give, like RTM_GETROUTE; none: refused.
     std::optional<Route> lookup(const Packet& packet) const;
+    /// The `out` policy that the kernel takes for a packet by that route; none: it leaves as it is.
+    const XfrmPolicy* policy_of(const Packet& packet, const Route& route) const;
     const Link* link(const std::string& name) const;
     const ObservedNft& nft() const { return nft_; }
     const std::vector<Address>& addresses() const { return addresses_; }
     const std::vector<Link>& links() const { return links_; }
     const std::vector<Route>& routes() const { return routes_; }
     const std::vector<Rule>& rules() const { return rules_; }
+    const std::vector<XfrmPolicy>& policies() const { return policies_; }
     std::string link_name(IfIndex index) const;
 
     std::vector<OpenSocket> open_sockets; ///< a test's to fill; EndSocket takes them away
@@ -83,6 +88,8 @@ class FakeKernel : public Kernel {
     std::vector<Address> addresses_;
     std::vector<Route> routes_;
     std::vector<Rule> rules_;
+    std::vector<XfrmPolicy> policies_; ///< the oldest first
+    std::uint32_t next_policy_ = 8;
     std::map<std::string, std::uint64_t> cgroups_;
     std::map<std::string, std::vector<pid_t>> processes_;
     ObservedNft nft_;

@@ -642,7 +642,7 @@ E""", "vpn")
         """The laptop's kernel state as text, without what changes by itself (lifetimes, counters)."""
         parts = [
             "ip -4 rule", "ip -6 rule", "ip -4 route show table all", "ip -6 route show table all",
-            "ip -4 -o address", "ip -6 -o address", "nft -s list ruleset",
+            "ip -4 -o address", "ip -6 -o address", "nft -s list ruleset", "ip xfrm policy",
         ]
         if sysctls:
             parts += ["sysctl -a -r '^net\\.ipv[46]\\.conf\\.' 2>/dev/null",

@@ -49,6 +49,7 @@ class Generator {
         bool left_behind = chance(70);
         if (left_behind && chance(50)) former_run();
         takeovers();
+        policies();
         if (left_behind && !state_.former) former_run();
         if (state_.former && chance(60)) damage();
         if (chance(70))
@@ -306,6 +307,25 @@ class Generator {
         }
     }
 
+    /// IPsec policies: mandatory ones, a bypass, and those that ordinary packets miss.
+    void policies() {
+        while (chance(30)) {
+            Family family = chance(50) ? Family::ipv4 : Family::ipv6;
+            bool ipv4 = family == Family::ipv4;
+            XfrmPolicy policy{.direction = one_of(kXfrmDirections),
+                              .source = any_prefix(family),
+                              .destination = any_prefix(family),
+                              .priority = static_cast<std::uint32_t>(1 + pick(5)),
+                              .block = chance(30),
+                              .templates = chance(60) ? 1u : 0u};
+            if (chance(30)) policy.source = ipv4 ? Prefix{ip("192.168.0.0"), 16} : Prefix{ip("2001:db8::"), 32};
+            if (chance(30)) policy.destination = ipv4 ? Prefix{ip("128.0.0.0"), 1} : Prefix{ip("2000::"), 3};
+            if (chance(10)) policy.mark = Mark{0x10, 0xff};
+            if (chance(10)) policy.if_id = 42;
+            (void)state_.kernel.add_policy(policy); // one of that key may be there
+        }
+    }
+
     /// An agent ran here, with this config or another, to its end or not.
     void former_run() {
         state_.former = chance(50) ? state_.config : config();
@@ -344,6 +364,15 @@ class Generator {
             Rule stale = rule;
             if (chance(20)) stale.preference.value += 1;
             if (stale != rule) state_.kernel.add_rule(stale);
+        }
+        for (const XfrmPolicy& policy : observed.policies) {
+            if (!owned_by_us(policy) || !chance(percent)) continue;
+            (void)state_.kernel.apply(DeleteXfrmPolicy{policy});
+            XfrmPolicy stale = policy;
+            if (chance(30)) stale.priority = 77;
+            if (chance(20)) stale.mark->value ^= 0x70000000;
+            if (chance(20)) stale.index += 8 * 5;
+            if (stale != policy) (void)state_.kernel.add_policy(stale);
         }
         for (const MemberElement& member : observed.nft.members)
             if (chance(percent)) (void)state_.kernel.apply(RemoveMember{member});

@@ -146,6 +146,7 @@ void Player::play(const std::string& text, const std::vector<std::string>& block
     if (what == "address") return change_address(words);
     if (what == "route") return change_route(words);
     if (what == "rule") return change_rule(words);
+    if (what == "xfrm") return change_policy(words);
     if (text == "nft flush ruleset") return kernel_.flush_nft();
     if (what == "cgroup" && words[1] == "del")
         return (void)kernel_.apply(RemoveCgroup{cgroup_of(class_of(words), kCgroupRoot)});
@@ -299,6 +300,23 @@ void Player::change_rule(const Words& words) {
     kernel_.delete_rule(Rule(*found));
 }
 
+void Player::change_policy(const Words& words) {
+    XfrmPolicy policy{.source = to_prefix(words.must_have_after("src")),
+                      .destination = to_prefix(words.must_have_after("dst")),
+                      .priority = words.number_after("priority").value_or(0),
+                      .block = words.after("action") == "block",
+                      .templates = words.has("tmpl") ? 1u : 0u};
+    std::string direction = words.must_have_after("dir");
+    if (direction == "in") policy.direction = XfrmDirection::in;
+    if (direction == "fwd") policy.direction = XfrmDirection::fwd;
+    if (auto mark = words.number_after("mark")) policy.mark = Mark{*mark, words.number_after("mask").value()};
+    if (words[2] == "add") {
+        if (auto done = kernel_.add_policy(policy); !done) throw std::invalid_argument(to_string(done.error()));
+    } else if (words[2] != "delete" || !kernel_.delete_policy(policy)) {
+        throw std::invalid_argument("expected add, or to delete one that is there");
+    }
+}
+
 void Player::run_agent(const Words& words) {
     if (words[1] == "restarts")
         start_agent();
@@ -345,10 +363,13 @@ std::string Player::leaves(const Words& words, std::uint32_t mark) const {
     Family family = to_family(words[1]);
     address destination = family == Family::ipv4 ? kInternet4 : kInternet6;
     if (auto to = words.after("to")) destination = boost::asio::ip::make_address(*to);
-    auto route = kernel_.lookup({.destination = destination, .mark = mark});
+    Packet packet{.destination = destination, .mark = mark};
+    auto route = kernel_.lookup(packet);
     std::string text = fmt::format("{} {}", words[0], words[1]);
     for (const char* word : {"class", "mark", "to"})
         if (auto value = words.after(word)) text += fmt::format(" {} {}", word, *value);
+    const XfrmPolicy* policy = route ? kernel_.policy_of(packet, *route) : nullptr;
+    if (policy && (policy->block || policy->templates)) return text + " taken by a policy";
     return text + (route ? " leaves by " + kernel_.link_name(route->link) : " refused");
 }
 

@@ -39,6 +39,7 @@ class Player {
     void change_address(const Words& words);
     void change_route(const Words& words);
     void change_rule(const Words& words);
+    void change_policy(const Words& words);
     void run_agent(const Words& words);
     IfIndex index_of(const std::string& link) const;
     const Desired& now() const; ///< what was last decided
