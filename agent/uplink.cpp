@@ -156,11 +156,30 @@ std::optional<Selection> from_memory(const UplinkQuery& query, const Observed& o
                                             : "its default in main is gone, its link and address are not"};
 }
 
+/// A link-local gateway, or none, fits every network. The prefixes beside it in the table say of which it was.
+bool is_of_this_network(const Route& own_default, const Observed& observed) {
+    if (own_default.gateway && !is_link_local(*own_default.gateway)) return true;
+    bool knows_prefix = false;
+    for (const Route& route : observed.routes) {
+        if (route.table != own_default.table || route.link != own_default.link || is_default(route)) continue;
+        if (route.gateway || family_of(route) != family_of(own_default) || is_link_local(route.destination.network))
+            continue;
+        knows_prefix = true;
+        bool has_address_there = std::ranges::any_of(observed.addresses, [&](const Address& a) {
+            return a.link == route.link &&
+                   (contains(route.destination, a.local) || (a.peer && contains(route.destination, *a.peer)));
+        });
+        if (has_address_there) return true;
+    }
+    return !knows_prefix;
+}
+
 std::optional<Selection> from_own_table(const UplinkQuery& query, const Observed& observed, const Config& config) {
     // Of whichever class: those that ask for the same share the answer, as they share its memory.
     auto candidates = in_order(observed, [&](const Route& route) {
         bool ours = route.table != kMainTable && route.protocol == kNovpnProtocol;
-        return ours && family_of(route) == query.family && is_default(route) && route.type == RouteType::unicast;
+        return ours && family_of(route) == query.family && is_default(route) && route.type == RouteType::unicast &&
+               is_of_this_network(route, observed);
     });
     for (const Route* route : candidates) {
         const Link* link = find_link(observed, route->link);
@@ -260,7 +279,9 @@ Selection select_uplink(const UplinkQuery& query, const Observed& observed, cons
                         const std::optional<std::string>& displaced_by) {
     auto selection = from_main(query, observed, config, memory);
     if (!selection) selection = from_memory(query, observed, config, memory, displaced_by);
-    if (!selection && displaced_by) selection = from_own_table(query, observed, config);
+    // What a running agent has in its table is what it remembers, and that is checked more closely.
+    bool remembers = memory.uplinks.contains({query.only, query.family});
+    if (!selection && displaced_by && !remembers) selection = from_own_table(query, observed, config);
     if (!selection && displaced_by) selection = from_host_route(query, observed, config);
     if (!selection) {
         return {.reason = query.only.empty()

@@ -35,6 +35,11 @@ void expect(const std::string& wanted, const std::string& got) {
     if (wanted != got) throw std::runtime_error("got: " + got);
 }
 
+void expect_block(const std::vector<std::string>& wanted, const std::vector<std::string>& got) {
+    bool same = got.empty() ? wanted == std::vector<std::string>{"nothing"} : wanted == got;
+    if (!same) throw std::runtime_error("got\n" + (got.empty() ? "nothing\n" : as_lines(got)));
+}
+
 std::vector<std::string> words_of(const std::string& text) {
     std::istringstream stream(text);
     std::vector<std::string> words;
@@ -156,7 +161,8 @@ void Player::play(const std::string& text, const std::vector<std::string>& block
     if (what == "takeover") return expect(text, takeover(to_family(words[1])));
     if (what == "class")
         return expect(text, fmt::format("class {} {}", words[1], to_string(now().classes.at(words[1]).state)));
-    if (what == "plan") return expect_plan(block);
+    if (what == "plan") return expect_block(block, plan_);
+    if (what == "rules") return expect_block(block, rules(to_family(words[1])));
     if (what == "marked") return expect(text, leaves(words, class_of(words).mark.value));
     if (what == "ordinary") return expect(text, leaves(words, words.number_after("mark").value_or(0)));
     throw std::invalid_argument("not a word of scenarios");
@@ -325,7 +331,8 @@ void Player::run_agent(const Words& words) {
     plan_.clear();
     kernel_.refuse = [this](const Operation& operation) -> std::optional<Error> {
         if (on_operation) on_operation(operation);
-        plan_.push_back(to_string(operation, *kernel_.observe({})));
+        std::istringstream text(to_string(operation, *kernel_.observe({})));
+        for (std::string line; std::getline(text, line);) plan_.push_back(line);
         return std::nullopt;
     };
     // As the loop does: at a start also what a former run may have left.
@@ -373,11 +380,11 @@ std::string Player::leaves(const Words& words, std::uint32_t mark) const {
     return text + (route ? " leaves by " + kernel_.link_name(route->link) : " refused");
 }
 
-void Player::expect_plan(const std::vector<std::string>& block) const {
-    std::string wanted = as_lines(block);
-    if (wanted == "nothing\n") wanted.clear();
-    std::string got = as_lines(plan_);
-    if (wanted != got) throw std::runtime_error("got\n" + (got.empty() ? "nothing\n" : got));
+std::vector<std::string> Player::rules(Family family) const {
+    std::vector<std::string> texts;
+    for (const Rule& rule : kernel_.rules())
+        if (rule.family == family) texts.push_back(to_string(rule));
+    return texts;
 }
 
 std::vector<std::string> play_scenario(const std::string& file) {

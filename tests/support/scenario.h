@@ -24,7 +24,7 @@ class Player {
     FakeKernel& kernel() { return kernel_; }
     Agent& agent() { return *agent_; }
     const Config& config() const { return config_; }
-    /// Operations of the last pass as their texts, refused ones among them.
+    /// Text of the last pass's operations, refused ones among them, by lines.
     const std::vector<std::string>& plan() const { return plan_; }
 
     /// Called before each operation of a pass.
@@ -47,7 +47,7 @@ class Player {
     std::string uplink(Family family) const;
     std::string takeover(Family family) const;
     std::string leaves(const Words& words, std::uint32_t mark) const;
-    void expect_plan(const std::vector<std::string>& block) const;
+    std::vector<std::string> rules(Family family) const;
 
     FakeKernel kernel_;
     Config config_;
