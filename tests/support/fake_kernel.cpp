@@ -184,7 +184,10 @@ bool FakeKernel::delete_route(const Route& route) {
         if (is_named && (named == routes_.end() || r->metric < named->metric)) named = r;
     }
     if (named == routes_.end()) return false;
-    routes_.erase(named);
+    if (named->next_hops > 1) // with all its hops
+        std::erase_if(routes_, [gone = *named](const Route& r) { return r.next_hops > 1 && key(r) == key(gone); });
+    else
+        routes_.erase(named);
     return true;
 }
 

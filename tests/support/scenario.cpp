@@ -128,6 +128,16 @@ class Player::Words {
         if (!text) throw std::invalid_argument("no " + word);
         return *text;
     }
+    /// What follows each of these words, up to the next of them.
+    std::vector<Words> parts(const std::string& word) const {
+        std::vector<Words> parts;
+        for (auto at = std::ranges::find(words_, word); at != words_.end();) {
+            auto next = std::find(at + 1, words_.end(), word);
+            parts.emplace_back(std::vector<std::string>(at + 1, next));
+            at = next;
+        }
+        return parts;
+    }
     std::optional<std::uint32_t> number_after(const std::string& word) const {
         auto text = after(word);
         return text ? std::optional(static_cast<std::uint32_t>(std::stoul(*text, nullptr, 0))) : std::nullopt;
@@ -275,8 +285,23 @@ void Player::change_route(const Words& words) {
         return;
     }
     if (words[1] != "add") throw std::invalid_argument("expected add, replace or del");
-    if (auto reason = kernel_.refusal(route)) throw std::invalid_argument(to_string(*reason));
-    kernel_.add_route(route);
+    std::vector<Route> by_hops = by_each_hop(route, words);
+    for (const Route& by_hop : by_hops)
+        if (auto reason = kernel_.refusal(by_hop)) throw std::invalid_argument(to_string(*reason));
+    for (const Route& by_hop : by_hops) kernel_.add_route(by_hop);
+}
+
+/// `nexthop via GATEWAY dev NAME`, as often as it is there; the route itself where it is not.
+std::vector<Route> Player::by_each_hop(const Route& route, const Words& words) const {
+    std::vector<Route> by_hops;
+    for (const Words& hop : words.parts("nexthop")) {
+        by_hops.push_back(route);
+        by_hops.back().gateway = boost::asio::ip::make_address(hop.must_have_after("via"));
+        by_hops.back().link = index_of(hop.must_have_after("dev"));
+    }
+    if (by_hops.empty()) by_hops.push_back(route);
+    for (Route& by_hop : by_hops) by_hop.next_hops = static_cast<unsigned>(by_hops.size());
+    return by_hops;
 }
 
 void Player::change_rule(const Words& words) {

@@ -38,6 +38,7 @@ class Player {
     void change_link(const Words& words);
     void change_address(const Words& words);
     void change_route(const Words& words);
+    std::vector<Route> by_each_hop(const Route& route, const Words& words) const;
     void change_rule(const Words& words);
     void change_policy(const Words& words);
     void run_agent(const Words& words);
