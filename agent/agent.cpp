@@ -113,10 +113,12 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
         pass.failure = observed.error();
         return pass;
     }
+    observed->hints = std::exchange(hints_, {});
     Desired desired = decide(*observed, config_now(), memory_, setup_.cgroup_root);
     gateways_.clear();
     for (const Neighbour& gateway : rival_gateways(observed->routes)) gateways_.insert(gateway.host);
     pass.wait = limit_moves(*observed, desired, since);
+    ask_sources(*observed, desired, since);
     Plan plan = diff(*observed, desired);
 
     // A copied route that the kernel keeps refusing is no repair.
@@ -143,6 +145,15 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
     if (pass.operations) last_reaction_ = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since);
     if (pass.operations || news) publish(cause, applied.operations);
     return pass;
+}
+
+/// Where a cold start leaves no other way to find the uplink.
+void Agent::ask_sources(const Observed& observed, const Desired& desired, Clock::time_point now) {
+    if (!setup_.ask_sources) return;
+    auto again = inquiry_.ask_at(now, observed, desired);
+    if (!again) return;
+    setup_.ask_sources();
+    if (setup_.wake_at) setup_.wake_at(*again);
 }
 
 /// A pass that somebody waits for. Where it is not finished the loop goes on with it.

@@ -3,6 +3,7 @@
 // control are agent_service.cpp.
 #pragma once
 
+#include "agent/inquiry.h"
 #include "agent/kernel.h"
 #include "agent/service.h"
 #include "agent/settle.h"
@@ -33,6 +34,7 @@ struct AgentSetup {
     std::function<tl::expected<Config, ConfigError>()> load; ///< for reload
     std::function<void(const Config&)> on_config;            ///< a config is in force: at the start, after a reload
     std::function<void(Clock::time_point)> wake_at;          ///< asks for a pass then
+    std::function<void()> ask_sources;                       ///< asks for hints; returns at once, heard() comes later
     std::function<void()> on_stop;                           ///< ends the loop
 };
 
@@ -60,6 +62,8 @@ class Agent : public Service {
     Expected<void> start();
     /// One pass. The reaction is measured from `since`, when the notification was read.
     Pass reconcile(std::string_view cause, Clock::time_point since, Depth depth);
+    /// The sources' answer: the next pass judges it.
+    void heard(Hints hints) { hints_ = std::move(hints); }
     /// Takes everything of ours out of the kernel, marking first, backstop last. Goes on where one thing fails.
     Expected<void> release();
     bool released() const { return released_; }
@@ -96,6 +100,7 @@ class Agent : public Service {
     Pass reconcile_on_call(std::string_view cause, Depth depth);
     Config config_now() const; ///< with the switches applied
     Scope scope(Depth depth) const;
+    void ask_sources(const Observed& observed, const Desired& desired, Clock::time_point now);
     Plan sockets_to_end(const Desired& after);
     std::optional<Clock::duration> limit_moves(const Observed& observed, Desired& desired, Clock::time_point now);
     void report_decision(const Desired& desired, std::string_view cause);
@@ -108,6 +113,8 @@ class Agent : public Service {
     Config config_;
     AgentSetup setup_;
     Memory memory_;
+    Hints hints_; ///< until the next pass: they tell of one moment
+    Inquiry inquiry_;
     std::map<std::string, Switch> switches_;
     std::optional<Desired> desired_; ///< of the last pass
     std::set<address> gateways_;

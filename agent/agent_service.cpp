@@ -109,6 +109,7 @@ boost::json::object Agent::status(const Caller& caller) {
 Expected<std::vector<std::string>> Agent::plan() {
     auto observed = kernel_.observe(scope(Depth::usual));
     if (!observed) return tl::make_unexpected(observed.error());
+    observed->hints = hints_;
     std::vector<std::string> text;
     for (const Operation& operation : diff(*observed, decide(*observed, config_now(), memory_, setup_.cgroup_root)))
         text.push_back(to_string(operation, *observed));

@@ -166,6 +166,9 @@ void add_class(Desired& desired, const ClassConfig& c, const Observed& observed,
     ClassDecision decision{.mark = c.mark, .on_leave = c.on_leave, .cgroup = cgroup_of(c, cgroup_root)};
     for (Family family : kFamilies) decision.ways_out[family] = way_out(c, family, desired, observed, config, memory);
     for (const auto& [family, selection] : decision.ways_out)
+        if (c.enabled && c.via.empty() && !selection.uplink && !desired.takeovers.at(family).empty())
+            desired.wanted_uplinks.insert(family);
+    for (const auto& [family, selection] : decision.ways_out)
         if (selection.remembered) desired.memory.uplinks[{c.uplink, family}] = *selection.remembered;
     decision.state = state_of(c, decision);
 

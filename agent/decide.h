@@ -8,6 +8,8 @@
 #include "agent/uplink.h"
 #include "config/config.h"
 
+#include <set>
+
 namespace novpn {
 
 /// Worst metric there is: the backstop is consulted after every other route of the table.
@@ -32,6 +34,8 @@ struct Desired {
     std::map<Family, std::vector<Takeover>> takeovers;
     std::map<std::string, ClassDecision> classes;
     std::map<Family, RuleOrder> rule_order;
+    /// Taken over, and a class that is on knows no uplink: the sources may (agent/inquiry.h).
+    std::set<Family> wanted_uplinks;
 
     // Steering, as the kernel should have it.
     std::vector<Route> routes; ///< of the classes' tables, all with our protocol

@@ -4,6 +4,8 @@
 #include "agent/linux_kernel.h"
 #include "agent/lock.h"
 #include "agent/setup.h"
+#include "agent/sources/gather.h"
+#include "agent/sources/sources.h"
 #include "agent/table_names.h"
 #include "agent/watch.h"
 
@@ -80,15 +82,23 @@ Expected<void> run(const Options& options) {
     boost::asio::io_context io(1);
     Ending ending = Ending::leave;
     std::unique_ptr<Watch> watch; // outlives the agent, which asks it for passes
+    std::unique_ptr<Sources> sources;
     Agent agent(*kernel, *config,
                 {.cgroup_root = *cgroup_root,
                  .load = load,
                  .on_config = on_config,
                  .wake_at = [&](Clock::time_point when) { watch->wake_at(when); },
+                 .ask_sources = [&] { sources->ask(); },
                  .on_stop = [&] { io.stop(); }});
     auto opened = Watch::open(io, agent, *kernel);
     if (!opened) return tl::make_unexpected(opened.error());
     watch = std::move(*opened);
+    sources = std::make_unique<Sources>(
+        io, [] { return gather({}, std::chrono::system_clock::now(), kSourcesMaxWait); },
+        [&](Hints hints) {
+            agent.heard(std::move(hints));
+            watch->notified("sources answered");
+        });
     auto control = Control::listen(io, agent, options.runtime_dir);
     if (!control) return tl::make_unexpected(control.error());
 

@@ -1,6 +1,7 @@
 // What is: everything a decision needs to know about the kernel, as one value.
 #pragma once
 
+#include "agent/hint.h"
 #include "netlink/values.h"
 #include "netlink/xfrm.h"
 #include "rules/steering.h"
@@ -24,6 +25,7 @@ struct Observed {
     std::map<std::string, std::uint64_t> cgroups; ///< those of the classes that exist, by path; the id
     ObservedNft nft;
     std::vector<XfrmPolicy> policies; ///< both families, but for those of single sockets
+    Hints hints; ///< of the sources, where they were asked just now
 };
 
 /// What to look at.

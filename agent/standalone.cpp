@@ -3,6 +3,7 @@
 #include "agent/linux_kernel.h"
 #include "agent/lock.h"
 #include "agent/setup.h"
+#include "agent/sources/gather.h"
 #include "agent/table_names.h"
 #include "rules/cgroup.h"
 
@@ -43,6 +44,7 @@ Expected<std::vector<std::string>> plan_without_agent(const std::string& config_
     auto standalone = open_kernel();
     if (!standalone) return tl::make_unexpected(standalone.error());
     Agent agent(standalone->kernel, std::move(*config), {.cgroup_root = standalone->cgroup_root});
+    agent.heard(gather({}, std::chrono::system_clock::now(), kSourcesMaxWait));
     return agent.plan();
 }
 

@@ -150,6 +150,8 @@ std::optional<Selection> from_memory(const UplinkQuery& query, const Observed& o
     if (!uplink) return std::nullopt;
     // The same link with an address of another subnet is another network.
     if (on_link_prefix(*uplink, observed) != remembered.on_link) return std::nullopt;
+    if (remembered.from != UplinkSource::main)
+        return Selection{.uplink = uplink, .from = remembered.from, .reason = remembered.reason};
     return Selection{.uplink = uplink,
                      .from = UplinkSource::memory,
                      .reason = displaced_by ? fmt::format("its default in main was displaced by {}", *displaced_by)
@@ -207,6 +209,44 @@ std::optional<Selection> from_host_route(const UplinkQuery& query, const Observe
     return std::nullopt;
 }
 
+std::string reason_of(const Hint& hint) {
+    switch (hint.from) {
+    case UplinkSource::networkd: return fmt::format("systemd-networkd's lease of {}", hint.local->to_string());
+    case UplinkSource::networkmanager: return "gateway that NetworkManager has for the link";
+    case UplinkSource::lease: return fmt::format("DHCP lease of {}", hint.local->to_string());
+    default: return "the only router that advertises itself on the link";
+    }
+}
+
+/// Wrong guesses are worse than none: of what a hint says nothing may be refuted by what is.
+std::optional<Uplink> confirmed(const Hint& hint, const UplinkQuery& query, const Observed& observed,
+                                const Config& config) {
+    Uplink uplink{.family = query.family, .link = hint.link, .gateway = hint.gateway};
+    if (hint.local && !has_address(uplink, *hint.local, observed)) return std::nullopt; // of another network
+    bool failed = std::ranges::any_of(observed.hints.neighbours, [&](const Neighbour& n) {
+        return n.link == hint.link && n.host == hint.gateway && n.state == NeighbourState::failed;
+    });
+    return failed ? std::nullopt : revalidated(uplink, query, observed, config);
+}
+
+std::optional<Selection> from_hints(const UplinkQuery& query, const Observed& observed, const Config& config) {
+    using Rank = std::tuple<UplinkSource, std::size_t, IfIndex, address>;
+    std::optional<Rank> best_rank;
+    std::optional<Selection> best;
+    for (const Hint& hint : observed.hints.given) {
+        if (family_of(hint.gateway) != query.family) continue;
+        auto uplink = confirmed(hint, query, observed, config);
+        if (!uplink) continue;
+        auto preferred = std::ranges::find_if(
+            config.uplinks.prefer, [&](const std::string& glob) { return matches({glob}, uplink->link_name); });
+        Rank rank{hint.from, preferred - config.uplinks.prefer.begin(), hint.link, hint.gateway};
+        if (best_rank && *best_rank <= rank) continue;
+        best_rank = rank;
+        best = Selection{.uplink = uplink, .from = hint.from, .reason = reason_of(hint)};
+    }
+    return best;
+}
+
 bool learnt_by_router_advertisement(const Selection& selection, const Observed& observed) {
     constexpr Protocol kRouterAdvertisement{9}; // RTPROT_RA
     return std::ranges::any_of(observed.routes, [&](const Route& route) {
@@ -222,6 +262,10 @@ std::string to_string(UplinkSource source) {
     case UplinkSource::main: return "main";
     case UplinkSource::table: return "table";
     case UplinkSource::host_route: return "host_route";
+    case UplinkSource::networkd: return "networkd";
+    case UplinkSource::networkmanager: return "networkmanager";
+    case UplinkSource::lease: return "lease";
+    case UplinkSource::ra: return "ra";
     case UplinkSource::memory: return "memory";
     }
     return {};
@@ -283,6 +327,7 @@ Selection select_uplink(const UplinkQuery& query, const Observed& observed, cons
     bool remembers = memory.uplinks.contains({query.only, query.family});
     if (!selection && displaced_by && !remembers) selection = from_own_table(query, observed, config);
     if (!selection && displaced_by) selection = from_host_route(query, observed, config);
+    if (!selection && displaced_by) selection = from_hints(query, observed, config);
     if (!selection) {
         return {.reason = query.only.empty()
                               ? "no default route on a link with carrier and address"
@@ -290,8 +335,14 @@ Selection select_uplink(const UplinkQuery& query, const Observed& observed, cons
     }
 
     RememberedUplink remembered{.uplink = *selection->uplink, .on_link = on_link_prefix(*selection->uplink, observed)};
+    if (selection->from != UplinkSource::main && selection->from != UplinkSource::memory) {
+        remembered.from = selection->from;
+        remembered.reason = selection->reason;
+    }
     if (selection->from == UplinkSource::main)
         remembered.by_router_advertisement = learnt_by_router_advertisement(*selection, observed);
+    else if (selection->from == UplinkSource::ra)
+        remembered.by_router_advertisement = true;
     else if (auto known = memory.uplinks.find({query.only, query.family}); known != memory.uplinks.end())
         remembered.by_router_advertisement = known->second.by_router_advertisement;
     selection->remembered = remembered;

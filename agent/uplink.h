@@ -20,15 +20,13 @@ struct Uplink {
     bool operator==(const Uplink&) const = default;
 };
 
-/// Where the knowledge of an uplink comes from; the words of `status`.
-enum class UplinkSource { main, table, host_route, memory };
-std::string to_string(UplinkSource source);
-
 /// What the agent remembers about the uplink it used last, to recognise whether it is still the same network.
 struct RememberedUplink {
     Uplink uplink;
     std::optional<Prefix> on_link; ///< of the link's address that reached the gateway
     bool by_router_advertisement = false;
+    UplinkSource from = UplinkSource::main; ///< how it came to be known; a cold start's guess stays one
+    std::string reason;
     bool operator==(const RememberedUplink&) const = default;
 };
 
@@ -73,7 +71,7 @@ std::set<std::pair<IfIndex, address>> dead_gateways(const Observed& observed, co
 /// Chooses among main's defaults on links that are no tunnels: a gateway that answers before one that does not,
 /// uplinks.prefer, metric, the one in use, lowest ifindex.
 /// Without one: the remembered uplink while it is plausible, then, under a takeover (`displaced_by` names its link),
-/// the class's own table and host routes to a VPN server.
+/// the class's own table, host routes to a VPN server, and what the sources say.
 Selection select_uplink(const UplinkQuery& query, const Observed& observed, const Config& config, const Memory& memory,
                         const std::optional<std::string>& displaced_by);
 

@@ -33,6 +33,8 @@ class Watch {
     void start(std::function<void()> on_term, std::function<void()> on_leave);
     /// A pass at that time, besides those that notifications cause.
     void wake_at(Clock::time_point when);
+    /// A pass now, or at the end of a storm. `cause` is a literal.
+    void notified(std::string_view cause);
 
   private:
     struct Monitors {
@@ -47,7 +49,6 @@ class Watch {
     boost::asio::awaitable<void> watch_xfrm();
     boost::asio::awaitable<void> watch_clock();
     boost::asio::awaitable<void> watch_signals(std::function<void()> on_term, std::function<void()> on_leave);
-    void notified(std::string_view cause);
     void look(std::string_view cause, Clock::time_point since);
     void look_later(Clock::time_point when, std::string_view cause, Clock::time_point since);
     void schedule_resync();

@@ -61,6 +61,12 @@ Prefix to_prefix(const std::string& text) {
     return {network, length};
 }
 
+UplinkSource to_source(const std::string& name) {
+    for (auto source : {UplinkSource::networkd, UplinkSource::networkmanager, UplinkSource::lease, UplinkSource::ra})
+        if (to_string(source) == name) return source;
+    throw std::invalid_argument("no source " + name);
+}
+
 Protocol to_protocol(const std::string& name) {
     for (int number = 0; number < 256; ++number)
         if (to_string(Protocol{static_cast<std::uint8_t>(number)}) == name)
@@ -150,7 +156,9 @@ class Player::Words {
 Player::Player() { start_agent(); }
 
 void Player::start_agent() {
-    agent_ = std::make_unique<Agent>(kernel_, config_, AgentSetup{.cgroup_root = kCgroupRoot});
+    AgentSetup setup{.cgroup_root = kCgroupRoot};
+    setup.ask_sources = [this] { asked_ = true; };
+    agent_ = std::make_unique<Agent>(kernel_, config_, std::move(setup));
 }
 
 void Player::play(const std::string& text, const std::vector<std::string>& block) {
@@ -165,12 +173,15 @@ void Player::play(const std::string& text, const std::vector<std::string>& block
     if (text == "nft flush ruleset") return kernel_.flush_nft();
     if (what == "cgroup" && words[1] == "del")
         return (void)kernel_.apply(RemoveCgroup{cgroup_of(class_of(words), kCgroupRoot)});
+    if (what == "hint") return change_hints(words);
+    if (what == "neighbour") return add_neighbour(words);
     if (what == "agent") return run_agent(words);
     if (what == "on" || what == "off") return switch_class(words);
     if (what == "uplink") return expect(text, uplink(to_family(words[1])));
     if (what == "takeover") return expect(text, takeover(to_family(words[1])));
     if (what == "class")
         return expect(text, fmt::format("class {} {}", words[1], to_string(now().classes.at(words[1]).state)));
+    if (what == "sources") return expect(text, asked_ ? "sources asked" : "sources not asked");
     if (what == "plan") return expect_block(block, plan_);
     if (what == "rules") return expect_block(block, rules(to_family(words[1])));
     if (what == "marked") return expect(text, leaves(words, class_of(words).mark.value));
@@ -187,8 +198,12 @@ void Player::read_config(const std::vector<std::string>& block) {
 
 /// `off CLASS`, `on CLASS`: what a person does to the running agent.
 void Player::switch_class(const Words& words) {
+    asked_ = false;
     if (auto done = agent_->set_enabled(words[1], words[0] == "on", std::nullopt); !done)
         throw std::runtime_error(to_string(done.error()));
+    if (!asked_) return;
+    agent_->heard(hints_);
+    run_pass();
 }
 
 IfIndex Player::index_of(const std::string& link) const {
@@ -348,6 +363,25 @@ void Player::change_policy(const Words& words) {
     }
 }
 
+/// What a source will answer from now on.
+void Player::change_hints(const Words& words) {
+    if (words[1] == "none") {
+        hints_ = {};
+        return;
+    }
+    Hint hint{.from = to_source(words[1]),
+              .link = index_of(words.must_have_after("dev")),
+              .gateway = boost::asio::ip::make_address(words.must_have_after("via"))};
+    if (auto local = words.after("of")) hint.local = boost::asio::ip::make_address(*local);
+    hints_.given.push_back(hint);
+}
+
+void Player::add_neighbour(const Words& words) {
+    if (words[4] != "failed") throw std::invalid_argument("expected failed");
+    hints_.neighbours.push_back(
+        {.link = index_of(words[3]), .host = boost::asio::ip::make_address(words[1]), .state = NeighbourState::failed});
+}
+
 void Player::run_agent(const Words& words) {
     if (words[1] == "restarts")
         start_agent();
@@ -360,12 +394,21 @@ void Player::run_agent(const Words& words) {
         for (std::string line; std::getline(text, line);) plan_.push_back(line);
         return std::nullopt;
     };
-    // As the loop does: at a start also what a former run may have left.
-    Depth depth = agent_->desired() ? Depth::usual : Depth::everything;
-    Pass pass = agent_->reconcile("scenario", clock_ += std::chrono::seconds(1), depth);
+    asked_ = false;
+    Pass pass = run_pass();
+    if (asked_) {
+        agent_->heard(hints_);
+        pass = run_pass();
+    }
     kernel_.refuse = nullptr;
     if (pass.failure) throw std::runtime_error(to_string(*pass.failure));
     if (pass.wait) throw std::runtime_error("repairs are too frequent");
+}
+
+Pass Player::run_pass() {
+    // As the loop does: at a start also what a former run may have left.
+    Depth depth = agent_->desired() ? Depth::usual : Depth::everything;
+    return agent_->reconcile("scenario", clock_ += std::chrono::seconds(1), depth);
 }
 
 const Desired& Player::now() const {

@@ -41,7 +41,10 @@ class Player {
     std::vector<Route> by_each_hop(const Route& route, const Words& words) const;
     void change_rule(const Words& words);
     void change_policy(const Words& words);
+    void change_hints(const Words& words);
+    void add_neighbour(const Words& words);
     void run_agent(const Words& words);
+    Pass run_pass();
     IfIndex index_of(const std::string& link) const;
     const Desired& now() const; ///< what was last decided
     const ClassConfig& class_of(const Words& words) const;
@@ -55,6 +58,8 @@ class Player {
     std::unique_ptr<Agent> agent_;
     Clock::time_point clock_ = Clock::now(); ///< a pass is a second after the one before
     std::vector<std::string> plan_;
+    Hints hints_;        ///< what the sources answer
+    bool asked_ = false; ///< by the last pass
 };
 
 /// Plays a file; what does not hold, each as FILE:LINE: what.

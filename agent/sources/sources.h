@@ -1,0 +1,39 @@
+// Asks the sources on a thread of its own: a bus or a disk may take its time, and the loop waits for neither. All calls
+// on the loop's thread.
+#pragma once
+
+#include "agent/hint.h"
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <functional>
+#include <memory>
+
+namespace novpn {
+
+class Sources {
+  public:
+    using Look = std::function<Hints()>;      ///< on the other thread; may block
+    using Heard = std::function<void(Hints)>; ///< on the loop's thread
+
+    Sources(boost::asio::io_context& io, Look look, Heard heard);
+    Sources(const Sources&) = delete;
+    Sources& operator=(const Sources&) = delete;
+    /// Waits for no look: one that hangs must not keep the agent from ending.
+    ~Sources();
+
+    /// Returns at once. One look at a time: nothing is asked while one is under way.
+    void ask();
+
+  private:
+    struct Mailbox;
+
+    boost::asio::io_context& io_;
+    Look look_;
+    Heard heard_;
+    bool looking_ = false;
+    std::shared_ptr<Mailbox> mailbox_;
+    std::unique_ptr<boost::asio::thread_pool> thread_; ///< made when it is first needed
+};
+
+} // namespace novpn
