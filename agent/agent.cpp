@@ -156,6 +156,11 @@ void Agent::ask_sources(const Observed& observed, const Desired& desired, Clock:
     if (setup_.wake_at) setup_.wake_at(*again);
 }
 
+void Agent::heard(Hints hints) {
+    spdlog::debug("the sources gave {} hints", hints.given.size());
+    hints_ = std::move(hints);
+}
+
 /// A pass that somebody waits for. Where it is not finished the loop goes on with it.
 Pass Agent::reconcile_on_call(std::string_view cause, Depth depth) {
     auto now = Clock::now();

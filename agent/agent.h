@@ -63,7 +63,7 @@ class Agent : public Service {
     /// One pass. The reaction is measured from `since`, when the notification was read.
     Pass reconcile(std::string_view cause, Clock::time_point since, Depth depth);
     /// The sources' answer: the next pass judges it.
-    void heard(Hints hints) { hints_ = std::move(hints); }
+    void heard(Hints hints);
     /// Takes everything of ours out of the kernel, marking first, backstop last. Goes on where one thing fails.
     Expected<void> release();
     bool released() const { return released_; }

@@ -41,8 +41,7 @@ class Takeover(LabTest):
                 self.lab.vpn_up(mode)
                 self.start_agent()
                 status = self.wait_for_gateway(SITES["a"].gateway)
-                # What was inferred is remembered: the second look says so.
-                self.assertIn(status["families"]["ipv4"]["uplink"]["from"], ["main"] if mode == "def1" else ["host_route", "memory"])
+                self.assert_same(status["families"]["ipv4"]["uplink"]["from"], "main" if mode == "def1" else "host_route", "source")
                 self.assert_members_seen_at("a")
                 self.assert_others_seen_as(VPN_SEEN[4])
                 self.lab.vpn_down()

@@ -1,0 +1,121 @@
+"""The agent starts under a takeover that left neither the default nor a host route: other programs know the gateway."""
+import unittest
+
+from labtest import LabTest, SITES, VPN_SEEN, the_lab
+
+# What Debian's dhclient-script does to addresses and routes. Without ROUTES: a client whose routes a VPN has displaced.
+DHCLIENT_SCRIPT = """#!/bin/sh
+case "$reason" in
+BOUND | RENEW | REBIND | REBOOT)
+    ip -4 address replace "$new_ip_address/$new_subnet_mask" broadcast + dev "$interface"
+    [ -z "$ROUTES" ] || ip route replace default via "${new_routers%% *}" dev "$interface" ;;
+esac
+"""
+LEASES = "/var/lib/dhcp"
+
+
+class ColdStart(LabTest):
+    def setUp(self):
+        super().setUp()
+        # The laptop's own: the machine's leases are not the laptop's.
+        self.lab.shell(f"mkdir -p {LEASES}; mount -t tmpfs -o mode=755 lab-leases {LEASES}")
+        self.script = self.lab.directory / "dhclient-script"
+        self.script.write_text(DHCLIENT_SCRIPT)
+        self.script.chmod(0o755)
+
+    def end_dhcp(self):
+        """No DHCP client, no IPv4 address. The lease files stay."""
+        self.lab.end(self.lab.dhcp.pop("wlan0"))
+        self.lab.shell("ip -4 address flush dev wlan0")
+
+    def dhclient(self, routes=True):
+        """A real dhclient holds the lease of wlan0; udhcpc, the lab's own, keeps no file."""
+        log = self.lab.directory / f"dhclient-{self.lab.count()}.log"
+        self.lab.dhcp["wlan0"] = self.lab.spawn(
+            "dhclient", "-4", "-d", "-1", "-cf", "/dev/null", "-sf", self.script, "-lf", f"{LEASES}/dhclient.wlan0.leases",
+            "-pf", self.lab.directory / f"{log.name}.pid", "-e", f"ROUTES={'yes' if routes else ''}", "wlan0", output=log)
+        the_lab.wait_until(lambda: "bound to" in log.read_text(), 15, "dhclient's lease", log.read_text)
+
+    def take_over(self, gateway):
+        """OpenVPN deletes the default. Its own packets go by a rule and a table instead of a host route in main."""
+        self.lab.vpn_up("plain")
+        server = VPN_SEEN[4]
+        self.lab.shell(f"ip route add default via {gateway} dev wlan0 table 100; ip rule add to {server} lookup 100;"
+                       f"ip route del {server}")
+        self.assertEqual(self.lab.shell(f"ip route show default dev wlan0; ip route show {server}"), "")
+        self.assert_others_seen_as(VPN_SEEN[4])
+
+    def start_blind(self):
+        """An agent that has asked all sources, and has judged what they gave."""
+        self.agent = self.lab.start_agent("log: {level: debug}\n")
+        log = self.agent.log
+        the_lab.wait_until(lambda: "the sources gave" in log.read_text(), what="the sources' answer", detail=log.read_text)
+        return log.read_text()
+
+    def assert_uplink(self, family, source, gateway):
+        def found(status):
+            uplink = status["families"][family]["uplink"]
+            return uplink and (uplink["link"], uplink["from"], uplink["gateway"]) == ("wlan0", source, gateway)
+        return self.agent.wait_for(found, f"{family} uplink by {gateway} from {source}")
+
+    def router_address(self):
+        return self.lab.shell("ip -6 -o address show dev lan scope link", "router_a").split()[3].split("/")[0]
+
+    def test_ipv4_by_the_lease_of_dhclient(self):
+        self.end_dhcp()
+        self.dhclient()
+        self.take_over(SITES["a"].gateway)
+        self.start_agent()
+        self.assert_uplink("ipv4", "lease", SITES["a"].gateway)
+        self.assert_members_seen_at("a")
+        self.assert_others_seen_as(VPN_SEEN[4])
+        self.assertGreater(self.lab.tunnel_packets()["tunnel"], 0)
+        self.assert_nothing_leaked()
+        # It is known from now on, also where the file is gone; and a new agent has its own table.
+        self.lab.shell(f"rm {LEASES}/*; ip address add 192.0.2.9/32 dev lo")
+        self.assert_uplink("ipv4", "lease", SITES["a"].gateway)
+        self.agent.kill9()
+        self.start_agent()
+        self.assert_uplink("ipv4", "table", SITES["a"].gateway)
+        self.assert_members_seen_at("a")
+        self.assert_nothing_leaked()
+
+    def test_ipv6_by_the_routers_advertisement(self):
+        self.lab.vpn_up("def1-ipv6")
+        # As a client that replaces the IPv6 default; the next advertisement would bring it back.
+        self.lab.shell("sysctl -qw net.ipv6.conf.wlan0.accept_ra_defrtr=0; ip -6 route del default dev wlan0")
+        self.start_agent()
+        self.assert_uplink("ipv6", "ra", self.router_address())
+        self.assert_uplink("ipv4", "main", SITES["a"].gateway)
+        self.assert_members_seen_at("a")
+        for family in (4, 6):
+            self.assert_others_seen_as(VPN_SEEN[family], family)
+        self.assert_nothing_leaked()
+
+    def test_the_lease_of_another_network_is_not_used(self):
+        self.end_dhcp()
+        self.dhclient()
+        self.end_dhcp()
+        self.lab.unplug()
+        self.lab.forget()
+        self.lab.connect("wlan0", "b")
+        self.take_over(SITES["b"].gateway)
+        log = self.start_blind()
+        self.assertIn("the sources gave 2 hints", log)  # The lease, and the IPv6 router that nobody asked for.
+        status = self.agent.status()
+        self.assert_same(status["families"]["ipv4"]["uplink"], None, "IPv4 uplink")
+        self.assert_same([c["uplinks"]["ipv4"] for c in status["classes"]], [None], "the class's IPv4 uplink")
+        self.assertIn("no answer", self.lab.seen("tcp", 4, member=True))
+        self.assert_members_seen_at("b", families=(6,))
+        self.assert_nothing_leaked()
+        # A lease of this network, while the agent runs.
+        self.end_dhcp()
+        self.dhclient(routes=False)
+        self.assert_uplink("ipv4", "lease", SITES["b"].gateway)
+        self.lab.shell(f"ip route replace default via {SITES['b'].gateway} dev wlan0 table 100")  # gone with the address
+        self.assert_members_seen_at("b")
+        self.assert_nothing_leaked()
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
