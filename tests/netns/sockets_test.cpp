@@ -177,7 +177,7 @@ TEST_F(SocketsTest, AreFoundByTheCgroupTheyWereBornIn) {
     std::ranges::sort(found, {}, &OpenSocket::inode);
     std::ranges::sort(expected, {}, &OpenSocket::inode);
     EXPECT_EQ(found, expected);
-    EXPECT_EQ(std::ranges::count_if(found, leaves_this_machine), 5);
+    EXPECT_EQ(std::ranges::count_if(found, [](const OpenSocket& s) { return leaves_this_machine(s); }), 5);
     EXPECT_EQ(of_cgroup(others).size(), 1);
     EXPECT_EQ(of_cgroup(others).front().inode, inode_of(other.fd()));
     EXPECT_NE(find(outside)->cgroup_id, tree->id(members));
