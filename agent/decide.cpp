@@ -121,10 +121,6 @@ std::optional<std::string> displaced_by(const std::vector<Takeover>& takeovers) 
     return by_link == takeovers.end() ? std::nullopt : std::optional(by_link->link_name);
 }
 
-bool has_xfrm(const std::vector<Takeover>& takeovers) {
-    return std::ranges::find(takeovers, Shape::xfrm, &Takeover::shape) != takeovers.end();
-}
-
 Selection way_out(const ClassConfig& c, Family family, const Desired& desired, const Observed& observed,
                   const Config& config, const Memory& memory) {
     if (!c.via.empty()) return select_tunnel(family, c.via, observed, config);
@@ -148,7 +144,7 @@ void add_steering(Desired& desired, ClassMarking& marking, const ClassConfig& c,
         add_rules(desired.rules, family, c, desired.rule_order.at(family).lookups.at(c.name));
         // Without a way out the VPN is one for the class that may use it.
         bool keeps_out = way_out || !may_use_tunnel(c);
-        if (keeps_out && has_xfrm(desired.takeovers.at(family)))
+        if (keeps_out && !taking_policies(family, observed, way_out).empty())
             add_passing(desired.policies, family, c.mark, observed);
     }
 }

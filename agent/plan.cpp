@@ -209,6 +209,9 @@ Plan diff(const Observed& observed, const Desired& desired) {
     if (!wants_nft && observed.nft.present) plan.push_back(DeleteNft{});
     for (const std::string& path : desired.cgroups)
         if (!observed.cgroups.contains(path)) plan.push_back(CreateCgroup{path});
+    // Before a way out that theirs would take packets from.
+    append<DeleteXfrmPolicy>(plan, policies.stale);
+    append<AddXfrmPolicy>(plan, policies.to_add);
     append(plan, elements.links_to_add);
     append<DeleteRoute>(plan, routes.to_delete_first);
     append<ReplaceRoute>(plan, routes.to_replace);
@@ -216,8 +219,6 @@ Plan diff(const Observed& observed, const Desired& desired) {
     append<DeleteRoute>(plan, routes.stale);
     append<AddRule>(plan, rules.to_add);
     append<DeleteRule>(plan, rules.stale);
-    append<DeleteXfrmPolicy>(plan, policies.stale);
-    append<AddXfrmPolicy>(plan, policies.to_add);
     if (wants_nft && !adopts_nft) plan.push_back(ReplaceNft{desired.nft});
     append(plan, elements.members_to_add);
 
