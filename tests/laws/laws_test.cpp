@@ -161,15 +161,33 @@ const std::vector<address>& destinations() {
 struct Fate {
     Packet packet;
     std::optional<Route> route;
+    const XfrmPolicy* taken_by = nullptr; ///< an IPsec policy
 };
+std::string to_text(const Fate& fate, const Observed& observed) {
+    return fmt::format("to {} leaves by {}{}", fate.packet.destination.to_string(),
+                       to_string(*fate.route, LinkNames{&observed.links}),
+                       fate.taken_by ? ", taken by " + to_string(*fate.taken_by) : "");
+}
 
-/// The first packet of the class that would leave by a tunnel it must not; nothing when none does. `config` says what a
-/// tunnel is; `observed` is the look that the plan was made of.
+/// The policy that transforms or blocks a packet to a public destination. Others keep to their LAN.
+const XfrmPolicy* taken_by(const FakeKernel& kernel, const Packet& packet, const Route& route) {
+    if (std::ranges::find(public_destinations(), packet.destination) == public_destinations().end()) return nullptr;
+    const XfrmPolicy* policy = kernel.policy_of(packet, route);
+    return policy && (policy->block || policy->templates) ? policy : nullptr;
+}
+
+/// A plan answers IPsec policies for the marks it desires. One that goes may meet the default of a table that it
+/// shared.
+enum class Policies { count, do_not_count };
+
+/// The first packet of the class that would leave by a tunnel it must not, or by one made of IPsec policies; nothing
+/// when none does. `config` says what a tunnel is; `observed` is the look that the plan was made of.
 std::optional<Fate> stray_packet(const FakeKernel& kernel, const ClassConfig& c, const Config& config,
-                                 const Observed& observed) {
+                                 const Observed& observed, Policies policies) {
     bool has_tunnel = std::ranges::any_of(
         observed.links, [&](const Link& link) { return link.up && is_tunnel(link, observed, config); });
-    if (!has_tunnel) return std::nullopt;
+    bool has_policies = policies == Policies::count && !kernel.policies().empty();
+    if (!has_tunnel && !has_policies) return std::nullopt;
     std::vector<Packet> packets;
     for (const address& destination : destinations()) {
         packets.push_back({destination, c.mark.value, IPPROTO_UDP, 443});
@@ -179,7 +197,10 @@ std::optional<Fate> stray_packet(const FakeKernel& kernel, const ClassConfig& c,
     for (const Packet& packet : packets) {
         auto route = kernel.lookup(packet);
         const Link* link = route ? find_link(observed, route->link) : nullptr;
-        if (!link || !is_tunnel(*link, observed, config)) continue;
+        if (!link) continue;
+        const XfrmPolicy* policy = has_policies ? taken_by(kernel, packet, *route) : nullptr;
+        if (policy) return Fate{packet, route, policy};
+        if (!is_tunnel(*link, observed, config)) continue;
         if (!c.via.empty() && matches({c.via}, link->name)) continue;
         return Fate{packet, route};
     }
@@ -225,22 +246,23 @@ bool touches_packets(const Operation& operation) {
 std::string walk(const Case& c, FakeKernel kernel, const Plan& plan, const Structures& structures) {
     struct Watched {
         const ClassConfig* config;
+        Policies policies;
         std::string structure; ///< of the nft table that has its mark
         bool held;
     };
     std::vector<Watched> watched;
-    auto watch = [&](const Config& config, const std::string& structure) {
+    auto watch = [&](const Config& config, const std::string& structure, Policies policies) {
         for (const ClassConfig& one : config.classes) {
             if (!is_kept_out(one)) continue;
-            Watched w{&one, structure, true};
+            Watched w{&one, policies, structure, true};
             if (marks(kernel.nft(), one) && kernel.nft().structure == w.structure)
-                w.held = !stray_packet(kernel, one, c.state.config, c.observed);
+                w.held = !stray_packet(kernel, one, c.state.config, c.observed, policies);
             watched.push_back(w);
         }
     };
-    watch(c.state.config, structures.desired);
+    watch(c.state.config, structures.desired, Policies::count);
     Config former = still_kept_out(c.state);
-    if (structures.former != structures.desired) watch(former, structures.former);
+    if (structures.former != structures.desired) watch(former, structures.former, Policies::do_not_count);
 
     for (std::size_t step = 0; step < plan.size(); ++step) {
         auto done = kernel.apply(plan[step]);
@@ -249,14 +271,12 @@ std::string walk(const Case& c, FakeKernel kernel, const Plan& plan, const Struc
         if (!touches_packets(plan[step])) continue;
         for (Watched& w : watched) {
             if (!marks(kernel.nft(), *w.config) || kernel.nft().structure != w.structure) continue;
-            auto stray = stray_packet(kernel, *w.config, c.state.config, c.observed);
+            auto stray = stray_packet(kernel, *w.config, c.state.config, c.observed, w.policies);
             if (!stray) {
                 w.held = true;
             } else if (w.held) {
-                return fmt::format("after operation {}, '{}', a packet of class {} to {} leaves by {}", step + 1,
-                                   to_string(plan[step], c.observed), w.config->name,
-                                   stray->packet.destination.to_string(),
-                                   to_string(*stray->route, LinkNames{&c.observed.links}));
+                return fmt::format("after operation {}, '{}', a packet of class {} {}", step + 1,
+                                   to_string(plan[step], c.observed), w.config->name, to_text(*stray, c.observed));
             }
         }
     }
@@ -379,10 +399,8 @@ TEST_F(Laws, EveryPrefixOfAPlanKeepsMembersOutOfTunnels) {
         for (const ClassConfig& one : c.state.config.classes) {
             if (!is_kept_out(one)) continue;
             if (!marks(kernel.nft(), one)) return "after the plan nothing marks class " + one.name;
-            if (auto stray = stray_packet(kernel, one, c.state.config, c.observed))
-                return fmt::format("after the plan a packet of class {} to {} leaves by {}", one.name,
-                                   stray->packet.destination.to_string(),
-                                   to_string(*stray->route, LinkNames{&c.observed.links}));
+            if (auto stray = stray_packet(kernel, one, c.state.config, c.observed, Policies::count))
+                return fmt::format("after the plan a packet of class {} {}", one.name, to_text(*stray, c.observed));
         }
         // The way down, from here and from the state as it was found.
         Observed after = *kernel.observe(c.state.everything);
