@@ -117,9 +117,11 @@ Part set_ct_mark(Mark mark) {
          {"ct", {{NFTNL_EXPR_CT_KEY, std::uint32_t{NFT_CT_MARK}}, {NFTNL_EXPR_CT_SREG, std::uint32_t{NFT_REG_1}}}}}};
 }
 
-Part ct_state_is_not_new() {
-    // The bit of IP_CT_NEW in nft's ct state: 1 << (ctinfo % IP_CT_IS_REPLY + 1).
-    return {"ct state != new", {load_ct(NFT_CT_STATE), compare(NFT_CMP_NEQ, host32(8))}};
+Part ct_state_is_known_or_untracked() {
+    // In nft's ct state: 1 invalid, 2 established, 4 related, 8 new, 64 untracked.
+    constexpr std::uint32_t kBits = 2 | 4 | 64;
+    return {"ct state established,related,untracked",
+            {load_ct(NFT_CT_STATE), bitwise(host32(kBits), host32(0)), compare(NFT_CMP_NEQ, host32(0))}};
 }
 
 Part ct_is_confirmed() {
@@ -245,7 +247,10 @@ void add_output(Structure& to, const NftTable& table, const Levels& levels) {
         to.rules.push_back(
             rule("output", "a flow that began in " + c.name, {ct_mark_is(c.mark), set_mark(c.mark), accept()}));
     }
-    to.rules.push_back(rule("output", "a flow keeps the path it began on", {ct_state_is_not_new(), return_()}));
+    // Not an invalid packet: a FIN or RST amid a stream that conntrack forgot is one (tcp_new in
+    // nf_conntrack_proto_tcp.c), and a member's has no business in the tunnel.
+    to.rules.push_back(
+        rule("output", "a flow keeps the path it began on", {ct_state_is_known_or_untracked(), return_()}));
     // A flow that nobody has answered is still `new`; it is confirmed once its first packet has left.
     to.rules.push_back(rule("output", "a flow keeps the path it began on", {ct_is_confirmed(), return_()}));
     to.rules.push_back(rule("output", "to this machine", {destination_is_local(), return_()}));

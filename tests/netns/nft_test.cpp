@@ -12,6 +12,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -475,6 +476,29 @@ TEST_F(NftTest, AStreamThatConnectionTrackingForgotIsDropped) {
     EXPECT_NE(stream6.ask(), test::kTunnel6);
     EXPECT_EQ(counts().marked, 0u);
     EXPECT_GE(counts().dropped, 2u);
+}
+
+TEST_F(NftTest, TheEndOfAStreamThatConnectionTrackingForgotIsDropped) {
+    run("nft delete table inet test");
+    std::vector<Socket> streams;
+    for (const auto& [server, tunnel] :
+         {std::pair{test::kServer4, test::kTunnel4}, std::pair{test::kServer6, test::kTunnel6}}) {
+        for (int i = 0; i < 2; ++i) {
+            streams.push_back(member_socket(server, SOCK_STREAM));
+            ASSERT_EQ(seen(streams.back(), server), tunnel);
+        }
+    }
+    replace(table());
+    for (unsigned done = 0; !streams.empty(); done += 2) {
+        const linger at_once{.l_onoff = 1, .l_linger = 0};
+        ASSERT_EQ(setsockopt(streams.back().fd(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once), 0);
+        streams.pop_back();
+        EXPECT_GE(counts().dropped, done + 1) << "RST";
+        ASSERT_EQ(shutdown(streams.back().fd(), SHUT_WR), 0);
+        EXPECT_GE(counts().dropped, done + 2) << "FIN";
+        streams.pop_back();
+    }
+    EXPECT_EQ(counts().marked, 0U);
 }
 
 TEST_F(NftTest, AnUntrackedFlowIsNotMarked) {

@@ -101,7 +101,7 @@ TEST(ToNft, SaysWhatTheTableDoes) {
 	chain output {
 		type route hook output priority -150; policy accept;
 		ct mark & 0xff000000 == 0x4e000000 meta mark set meta mark & 0x00ffffff | 0x4e000000 accept comment "a flow that began in novpn"
-		ct state != new return comment "a flow keeps the path it began on"
+		ct state established,related,untracked return comment "a flow keeps the path it began on"
 		ct status confirmed return comment "a flow keeps the path it began on"
 		fib daddr type local return comment "to this machine"
 		socket cgroupv2 level 2 vmap @cgroup_level_2 comment "members at level 2"
