@@ -24,7 +24,7 @@ Scope scope_of(const Config& config, const std::string& cgroup_root, Depth depth
 
 bool same_steering(const Desired& a, const Desired& b) {
     return a.routes == b.routes && a.rules == b.rules && a.policies == b.policies && a.cgroups == b.cgroups &&
-           a.nft == b.nft;
+           a.nft == b.nft && a.birth_marks == b.birth_marks;
 }
 
 /// The same rules, wherever they stand: no class is new, gone or renumbered.

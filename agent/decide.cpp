@@ -149,6 +149,17 @@ void add_steering(Desired& desired, ClassMarking& marking, const ClassConfig& c,
     }
 }
 
+/// Bits of the marks of all classes: a socket that has one of them is in a class.
+std::uint32_t bits_of_all_classes(const Config& config) {
+    std::uint32_t bits = 0;
+    for (const ClassConfig& c : config.classes) bits |= c.mark.mask;
+    return bits;
+}
+
+bool marks_at_birth(const Observed& observed, const Config& config) {
+    return config.marking != Marking::nft && observed.birth_marks.unavailable.empty();
+}
+
 ClassState state_of(const ClassConfig& c, const ClassDecision& decision) {
     if (!c.enabled) return ClassState::off;
     bool has_way_out =
@@ -174,6 +185,8 @@ void add_class(Desired& desired, const ClassConfig& c, const Observed& observed,
     // them, the guard drops and counts what the end of the sockets left over.
     if (c.enabled) marking.cgroups = {decision.cgroup};
     if (c.enabled || c.on_leave == OnLeave::keep) add_steering(desired, marking, c, decision, observed, config);
+    if (c.enabled && marks_at_birth(observed, config))
+        desired.birth_marks[c.name] = {{.mark = c.mark, .taken = bits_of_all_classes(config)}, marking.cgroups};
     desired.cgroups.push_back(decision.cgroup);
     desired.nft.classes.push_back(std::move(marking));
     desired.classes[c.name] = std::move(decision);
@@ -231,6 +244,9 @@ Desired decide(const Observed& observed, const Config& asked, const Memory& memo
 
 std::vector<std::string> conflicts(const Observed& observed, const Config& config) {
     std::vector<std::string> found;
+    if (config.marking == Marking::bpf && !observed.birth_marks.unavailable.empty())
+        found.push_back(
+            fmt::format("marking is bpf, and cannot be: {}; or choose auto or nft", observed.birth_marks.unavailable));
     LinkNames names{&observed.links};
     bool starts_anew = std::ranges::find(observed.rules, kNovpnProtocol, &Rule::protocol) == observed.rules.end();
     for (const ClassConfig& c : config.classes) {

@@ -43,6 +43,7 @@ struct Desired {
     std::vector<std::string> cgroups;
     std::vector<XfrmPolicy> policies; ///< without an index: the plan gives them one of ours
     NftTable nft;                     ///< no class: no table
+    std::map<std::string, ClassBirthMark> birth_marks; ///< by class, those whose sockets are marked when they are made
 
     Memory memory; ///< for the next decision
     bool operator==(const Desired&) const = default;

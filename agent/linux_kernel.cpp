@@ -19,14 +19,21 @@ Expected<LinuxKernel> LinuxKernel::open() {
     if (!cgroups) return tl::make_unexpected(cgroups.error());
     auto xfrm = XfrmSocket::open();
     if (!xfrm) return tl::make_unexpected(xfrm.error());
-    return LinuxKernel(std::move(*routing), std::move(*nft), std::move(*cgroups), std::move(*xfrm));
+    auto root = cgroup_root_of_this_netns();
+    if (!root) return tl::make_unexpected(root.error());
+    auto birth_marks = BirthMarks::open(cgroups->mount(), *root);
+    return LinuxKernel(std::move(*routing), std::move(*nft), std::move(*cgroups), std::move(*xfrm),
+                       std::move(birth_marks), std::move(*root));
 }
 
-LinuxKernel::LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm)
+LinuxKernel::LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm, BirthMarks birth_marks,
+                         std::string cgroup_root)
     : routing_(std::move(routing))
     , nft_(std::move(nft))
     , cgroups_(std::move(cgroups))
-    , xfrm_(std::move(xfrm)) {}
+    , xfrm_(std::move(xfrm))
+    , birth_marks_(std::move(birth_marks))
+    , cgroup_root_(std::move(cgroup_root)) {}
 
 namespace {
 
@@ -91,7 +98,22 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
     auto nft = nft_.observe();
     if (!nft) return tl::make_unexpected(nft.error());
     observed.nft = std::move(*nft);
+    if (birth_marks_.pinned()) {
+        // Also to classes that are no more: what is unpinned while it is attached could not be detached any more.
+        auto more = tree_below(scope.strays ? "" : cgroup_root_);
+        paths.insert(paths.end(), more.begin(), more.end());
+    }
+    observed.birth_marks = birth_marks_.observe(paths);
     return observed;
+}
+
+std::vector<std::string> LinuxKernel::tree_below(const std::string& cgroup) const {
+    std::vector<std::string> paths;
+    for (const std::string& child : cgroups_.children(cgroup)) {
+        paths.push_back(child);
+        std::ranges::move(tree_below(child), std::back_inserter(paths));
+    }
+    return paths;
 }
 
 Expected<void> LinuxKernel::probe() {
@@ -173,6 +195,14 @@ Expected<void> LinuxKernel::apply(const Operation& operation) {
         Expected<void> operator()(const RemoveMember& op) { return kernel.nft_.remove(op.member); }
         Expected<void> operator()(const AddLink& op) { return kernel.nft_.add(op.element); }
         Expected<void> operator()(const RemoveLink& op) { return kernel.nft_.remove(op.element); }
+        Expected<void> operator()(const PinBirthMark& op) { return kernel.birth_marks_.pin(op.class_name, op.birth); }
+        Expected<void> operator()(const UnpinBirthMark& op) { return kernel.birth_marks_.unpin(op.class_name); }
+        Expected<void> operator()(const AttachBirthMark& op) {
+            return kernel.birth_marks_.attach(op.class_name, op.cgroup);
+        }
+        Expected<void> operator()(const DetachBirthMark& op) {
+            return kernel.birth_marks_.detach(op.class_name, op.cgroup);
+        }
         Expected<void> operator()(const EndSocket& op) {
             auto diag = kernel.socket_diag();
             return diag ? (*diag)->end(op.socket) : tl::make_unexpected(diag.error());

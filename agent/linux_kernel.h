@@ -6,6 +6,7 @@
 #include "netlink/rtnetlink.h"
 #include "netlink/sockets.h"
 #include "netlink/xfrm.h"
+#include "rules/birth_mark.h"
 #include "rules/cgroup.h"
 #include "rules/nft.h"
 
@@ -34,9 +35,12 @@ class LinuxKernel : public Kernel {
     const RouteSocket& routing() const { return routing_; }
     const Nft& nft() const { return nft_; }
     const XfrmSocket& xfrm() const { return xfrm_; }
+    const BirthMarks& birth_marks() const { return birth_marks_; }
 
   private:
-    LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm);
+    LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm, BirthMarks birth_marks,
+                std::string cgroup_root);
+    std::vector<std::string> tree_below(const std::string& cgroup) const;
     Expected<MemberElement> element(const std::string& class_name, const std::string& cgroup) const;
     Expected<SocketDiag*> socket_diag();
     Expected<void> replace_nft(const NftTable& table);
@@ -45,6 +49,8 @@ class LinuxKernel : public Kernel {
     Nft nft_;
     CgroupTree cgroups_;
     XfrmSocket xfrm_;
+    BirthMarks birth_marks_;
+    std::string cgroup_root_;               ///< of this network namespace
     std::optional<SocketDiag> socket_diag_; ///< opened when it is first needed
 };
 

@@ -63,8 +63,11 @@ enum class Ending { release, leave };
 Expected<void> run(const Options& options) {
     auto load = [file = options.config] { return load_config_or_default(file); };
     bool default_dir = options.runtime_dir == kDefaultRuntimeDir;
-    auto on_config = [default_dir](const Config& config) {
+    std::string no_bpf; // why not
+    auto on_config = [default_dir, &no_bpf](const Config& config) {
         spdlog::set_level(to_spdlog(config.log_level));
+        if (config.marking == Marking::automatic && !no_bpf.empty())
+            spdlog::info("marking: nft alone, with masquerade: {}", no_bpf);
         if (!default_dir) return;
         if (auto written = write_table_names(config); !written) spdlog::warn("{}", to_string(written.error()));
     };
@@ -72,6 +75,7 @@ Expected<void> run(const Options& options) {
     if (!config) return tl::make_unexpected(Error{.doing = to_string(config.error())});
     auto kernel = LinuxKernel::open();
     if (!kernel) return tl::make_unexpected(kernel.error());
+    no_bpf = kernel->birth_marks().unavailable();
     auto lock = NamespaceLock::take();
     if (!lock) return tl::make_unexpected(lock.error());
     if (auto probed = kernel->probe(); !probed) return probed;

@@ -25,6 +25,7 @@ struct Observed {
     std::map<std::string, std::uint64_t> cgroups; ///< those of the classes that exist, by path; the id
     ObservedNft nft;
     std::vector<XfrmPolicy> policies; ///< both families, but for those of single sockets
+    ObservedBirthMarks birth_marks;
     Hints hints; ///< of the sources, where they were asked just now
 };
 

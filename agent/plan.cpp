@@ -183,6 +183,33 @@ ElementChanges element_changes(const Observed& observed, const Desired& desired)
     return changes;
 }
 
+struct BirthChanges {
+    std::vector<Operation> to_remove;
+    std::vector<Operation> to_add;
+};
+
+/// A class gets another program by removal and addition: nft marks what is made in between.
+BirthChanges birth_changes(const Observed& observed, const Desired& desired) {
+    BirthChanges changes;
+    const auto& pinned = observed.birth_marks.classes;
+    std::map<std::string, std::set<std::string>> attached; // to what stays, by class
+    for (const auto& [name, seen] : pinned) {
+        auto wanted = desired.birth_marks.find(name);
+        bool stays = wanted != desired.birth_marks.end() && program_of(wanted->second.birth) == seen.program;
+        if (stays) attached[name] = seen.cgroups;
+        for (const std::string& cgroup : seen.cgroups)
+            if (!stays || !wanted->second.cgroups.contains(cgroup))
+                changes.to_remove.push_back(DetachBirthMark{name, cgroup});
+        if (!stays) changes.to_remove.push_back(UnpinBirthMark{name});
+    }
+    for (const auto& [name, wanted] : desired.birth_marks) {
+        if (!attached.contains(name)) changes.to_add.push_back(PinBirthMark{name, wanted.birth});
+        for (const std::string& cgroup : wanted.cgroups)
+            if (!attached[name].contains(cgroup)) changes.to_add.push_back(AttachBirthMark{name, cgroup});
+    }
+    return changes;
+}
+
 template<typename Op, typename Values>
 void append(Plan& plan, const Values& values) {
     for (const auto& value : values) plan.push_back(Op{value});
@@ -204,8 +231,11 @@ Plan diff(const Observed& observed, const Desired& desired) {
     ElementChanges elements;
     if (adopts_nft) elements = element_changes(observed, desired);
 
+    BirthChanges births = birth_changes(observed, desired);
+
     Plan plan;
     // Marking stops before anything that it leans on goes.
+    append(plan, births.to_remove);
     if (!wants_nft && observed.nft.present) plan.push_back(DeleteNft{});
     for (const std::string& path : desired.cgroups)
         if (!observed.cgroups.contains(path)) plan.push_back(CreateCgroup{path});
@@ -221,6 +251,7 @@ Plan diff(const Observed& observed, const Desired& desired) {
     append<DeleteRule>(plan, rules.stale);
     if (wants_nft && !adopts_nft) plan.push_back(ReplaceNft{desired.nft});
     append(plan, elements.members_to_add);
+    append(plan, births.to_add);
 
     append(plan, elements.members_to_remove);
     append<DeleteRule>(plan, rules.to_delete);
@@ -285,6 +316,19 @@ struct Printer {
         return fmt::format("nft delete element inet novpn links_{} {{ {} }}", op.element.class_name,
                            names(op.element.link));
     }
+    std::string pin(const std::string& class_name) const { return observed.birth_marks.directory + "/" + class_name; }
+    std::string operator()(const PinBirthMark& op) const {
+        return fmt::format("bpftool prog load {} {} type cgroup/sock_create # mark {}", program_of(op.birth),
+                           pin(op.class_name), to_string(op.birth.mark));
+    }
+    std::string operator()(const UnpinBirthMark& op) const { return "rm " + pin(op.class_name); }
+    std::string operator()(const AttachBirthMark& op) const {
+        return fmt::format("bpftool cgroup attach {} sock_create pinned {} multi", cgroup(op.cgroup),
+                           pin(op.class_name));
+    }
+    std::string operator()(const DetachBirthMark& op) const {
+        return fmt::format("bpftool cgroup detach {} sock_create pinned {}", cgroup(op.cgroup), pin(op.class_name));
+    }
     std::string operator()(const EndSocket& op) const {
         const OpenSocket& s = op.socket;
         std::string text = fmt::format("ss --kill{} src {} sport = {}", s.ip_protocol == IPPROTO_UDP ? " --udp" : "",
@@ -301,7 +345,9 @@ std::string to_string(const Operation& operation, const Observed& observed) {
 }
 
 bool is_dispensable(const Operation& operation) {
-    if (std::holds_alternative<EndSocket>(operation)) return true;
+    if (std::holds_alternative<EndSocket>(operation) || std::holds_alternative<PinBirthMark>(operation) ||
+        std::holds_alternative<AttachBirthMark>(operation))
+        return true;
     const auto* replace = std::get_if<ReplaceRoute>(&operation);
     return replace && !is_default(replace->route);
 }

@@ -71,6 +71,28 @@ struct RemoveLink {
     bool operator==(const RemoveLink&) const = default;
 };
 
+/// Loads the program that gives a class's new sockets their mark, and pins it, attached to nothing yet.
+struct PinBirthMark {
+    std::string class_name;
+    BirthMark birth;
+    bool operator==(const PinBirthMark&) const = default;
+};
+struct UnpinBirthMark {
+    std::string class_name;
+    bool operator==(const UnpinBirthMark&) const = default;
+};
+/// The class's pinned program to a cgroup, by its path.
+struct AttachBirthMark {
+    std::string class_name;
+    std::string cgroup;
+    bool operator==(const AttachBirthMark&) const = default;
+};
+struct DetachBirthMark {
+    std::string class_name;
+    std::string cgroup;
+    bool operator==(const DetachBirthMark&) const = default;
+};
+
 /// A member that leaves its class: its flow would go on by a path that is not its any more.
 struct EndSocket {
     OpenSocket socket;
@@ -79,7 +101,8 @@ struct EndSocket {
 
 using Operation =
     std::variant<ReplaceRoute, DeleteRoute, AddRule, DeleteRule, AddXfrmPolicy, DeleteXfrmPolicy, CreateCgroup,
-                 RemoveCgroup, ReplaceNft, DeleteNft, AddMember, RemoveMember, AddLink, RemoveLink, EndSocket>;
+                 RemoveCgroup, ReplaceNft, DeleteNft, AddMember, RemoveMember, AddLink, RemoveLink, PinBirthMark,
+                 UnpinBirthMark, AttachBirthMark, DetachBirthMark, EndSocket>;
 using Plan = std::vector<Operation>;
 
 /// Empty when everything is as desired. A Desired with nothing in it gives the plan that releases everything of ours.
@@ -88,8 +111,8 @@ Plan diff(const Observed& observed, const Desired& desired);
 /// "ip route replace default via 192.168.10.1 dev wlan0 table 7866 proto 78"
 std::string to_string(const Operation& operation, const Observed& observed);
 
-/// A plan goes on without a copied route that the kernel refuses, and without the end of a socket: the rest of the
-/// steering does not lean on them.
+/// A plan goes on without a copied route that the kernel refuses, without the mark that sockets are born with (nft
+/// marks their packets then) and without the end of a socket: the rest of the steering does not lean on them.
 bool is_dispensable(const Operation& operation);
 
 } // namespace novpn

@@ -39,6 +39,13 @@ json::object to_json(const Selection& selection, const std::vector<Takeover>& ta
     return family;
 }
 
+/// As the kernel has it, not as it should be.
+bool is_marked_at_birth(const ClassConfig& c, const StatusFacts& facts) {
+    const auto& pinned = facts.observed.birth_marks.classes;
+    auto found = pinned.find(c.name);
+    return found != pinned.end() && found->second.cgroups.contains(cgroup_of(c, facts.cgroup_root));
+}
+
 json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
     PacketCounts packets;
     if (auto found = facts.packets.find(c.name); found != facts.packets.end()) packets = found->second;
@@ -53,6 +60,9 @@ json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
             if (selection.uplink && decision.state != ClassState::off)
                 uplinks[to_string(family)] = selection.uplink->link_name;
     }
+    json::array backend;
+    if (is_marked_at_birth(c, facts)) backend.emplace_back("bpf");
+    backend.emplace_back("nft");
     json::object member{{"cgroup", cgroup_of(c, facts.cgroup_root)},
                         {"selector", "run"},
                         {"processes", members.processes},
@@ -65,7 +75,7 @@ json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
         {"preference", c.preference.value},
         {"state", std::move(state)},
         {"uplinks", std::move(uplinks)},
-        {"backend", json::array{"nft"}},
+        {"backend", std::move(backend)},
         {"members", json::array{std::move(member)}},
         {"packets", {{"marked", packets.marked}, {"masqueraded", packets.masqueraded}, {"dropped", packets.dropped}}}};
 }

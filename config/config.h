@@ -12,6 +12,8 @@ enum class WhenNoUplink { block, tunnel };
 enum class Dns { vpn, uplink };
 /// What becomes of the open sockets of processes that leave a class.
 enum class OnLeave { end, keep };
+/// By what sockets and packets of members get their mark: `automatic` is BPF where it can be had, and nft in any case.
+enum class Marking { automatic, bpf, nft, net_cls };
 enum class LogLevel { error, warning, info, debug };
 
 /// A named group of traffic and where it goes.
@@ -52,6 +54,7 @@ struct Allow {
 struct Config {
     std::vector<ClassConfig> classes{ClassConfig{}}; ///< never empty: `novpn` exists without being named
     Allow allow;
+    Marking marking = Marking::automatic;
     LogLevel log_level = LogLevel::info;
     UplinkConfig uplinks;
     TunnelConfig tunnels;

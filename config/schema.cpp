@@ -13,6 +13,8 @@ namespace {
 constexpr Word<WhenNoUplink> kWhenNoUplink[] = {{"block", WhenNoUplink::block}, {"tunnel", WhenNoUplink::tunnel}};
 constexpr Word<Dns> kDns[] = {{"vpn", Dns::vpn}, {"uplink", Dns::uplink, false}};
 constexpr Word<OnLeave> kOnLeave[] = {{"end", OnLeave::end}, {"keep", OnLeave::keep}};
+constexpr Word<Marking> kMarking[] = {
+    {"auto", Marking::automatic}, {"bpf", Marking::bpf}, {"nft", Marking::nft}, {"net_cls", Marking::net_cls, false}};
 constexpr Word<LogLevel> kLogLevel[] = {
     {"error", LogLevel::error}, {"warning", LogLevel::warning}, {"info", LogLevel::info}, {"debug", LogLevel::debug}};
 
@@ -104,7 +106,7 @@ constexpr Key kKeys[] = {
     map("", "allow"),
     value("allow", "users", of<&Config::allow, &Allow::users, parse_accounts>, kAccounts),
     value("allow", "groups", of<&Config::allow, &Allow::groups, parse_accounts>, kAccounts),
-    not_built("", "marking", "auto, bpf, nft, net_cls"),
+    value("", "marking", of_config<&Config::marking, parse_word<kMarking>>, "auto, bpf, nft"),
     map("", "sockets", "a map with the key destroy_stale"),
     not_built("sockets", "destroy_stale", "true, false"),
     map("", "log"),

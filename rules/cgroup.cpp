@@ -127,7 +127,8 @@ std::optional<std::uint64_t> CgroupTree::id(const std::string& path) const {
 
 std::vector<std::string> CgroupTree::children(const std::string& path) const {
     std::vector<std::string> paths;
-    for (const std::string& name : names_below(mount_ + "/" + path)) paths.push_back(path + "/" + name);
+    const std::string parent = path.empty() ? path : path + "/";
+    for (const std::string& name : names_below(mount_ + "/" + path)) paths.push_back(parent + name);
     return paths;
 }
 

@@ -22,7 +22,7 @@ class CgroupTree {
     const std::string& mount() const { return mount_; }
     /// The kernel's 64-bit id (the inode number); none when there is no such cgroup.
     std::optional<std::uint64_t> id(const std::string& path) const;
-    /// Paths of the cgroups right below `path`; empty when there is no such cgroup.
+    /// Paths of the cgroups right below `path` (empty: the root of the tree); empty when there is no such cgroup.
     std::vector<std::string> children(const std::string& path) const;
     /// mkdir -p; an existing cgroup is not an error.
     Expected<void> create(const std::string& path) const;

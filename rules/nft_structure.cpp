@@ -88,6 +88,7 @@ Part accept() { return verdict("accept", NF_ACCEPT); }
 Part drop() { return verdict("drop", NF_DROP); }
 Part return_() { return verdict("return", NFT_RETURN); }
 Part goto_(const std::string& chain) { return verdict("goto " + chain, NFT_GOTO, chain); }
+Part jump(const std::string& chain) { return verdict("jump " + chain, NFT_JUMP, chain); }
 
 Part mark_is(Mark mark) {
     return {fmt::format("meta mark & {:#010x} == {:#010x}", mark.mask, mark.value),
@@ -105,6 +106,16 @@ Part set_mark(Mark mark) {
         fmt::format("meta mark set meta mark & {:#010x} | {:#010x}", ~mark.mask, mark.value),
         {load_meta(NFT_META_MARK),
          bitwise(host32(~mark.mask), host32(mark.value)),
+         {"meta",
+          {{NFTNL_EXPR_META_KEY, std::uint32_t{NFT_META_MARK}}, {NFTNL_EXPR_META_SREG, std::uint32_t{NFT_REG_1}}}}}};
+}
+
+/// The packet is an ordinary one from here on; where it was marked, the kernel looks its route up again.
+Part clear_mark(Mark mark) {
+    return {
+        fmt::format("meta mark set meta mark & {:#010x}", ~mark.mask),
+        {load_meta(NFT_META_MARK),
+         bitwise(host32(~mark.mask), host32(0)),
          {"meta",
           {{NFTNL_EXPR_META_KEY, std::uint32_t{NFT_META_MARK}}, {NFTNL_EXPR_META_SREG, std::uint32_t{NFT_REG_1}}}}}};
 }
@@ -165,6 +176,11 @@ Part source_is_not_of_outgoing_link() {
             {load_fib_type(NFTA_FIB_F_SADDR | NFTA_FIB_F_OIF), compare(NFT_CMP_NEQ, host32(RTN_LOCAL))}};
 }
 
+Part source_is_of_outgoing_link() {
+    return {"fib saddr . oif type local",
+            {load_fib_type(NFTA_FIB_F_SADDR | NFTA_FIB_F_OIF), compare(NFT_CMP_EQ, host32(RTN_LOCAL))}};
+}
+
 Part leaves_by_loopback() { return {"oif \"lo\"", {load_meta(NFT_META_OIF), compare(NFT_CMP_EQ, host32(kLoopback))}}; }
 
 Part leaves_by_other_than_loopback() {
@@ -202,8 +218,27 @@ Rule rule(std::string chain, std::string comment, const std::vector<Part>& parts
     return rule;
 }
 
-/// Chains of one class: `mark_C`, where its members' new flows go, and `guard_C`, where its packets leave.
+/// `born_C`, where packets go that have the class's mark from their socket: some are not the class's to carry.
+void add_born_chain(Structure& to, const ClassMarking& c) {
+    const std::string born = kBornChain + c.name;
+    to.chains.push_back({born, std::nullopt});
+    if (c.dns_by_vpn) {
+        // The rules before ours gave the socket the ordinary path and its source already; without the mark no allow
+        // policy of xfrm that knows it takes the packet past a mandatory IPsec.
+        for (const auto& [protocol, number] : {std::pair{"udp", IPPROTO_UDP}, std::pair{"tcp", IPPROTO_TCP}})
+            to.rules.push_back(rule(born, "DNS takes the ordinary path",
+                                    {destination_port_is(protocol, static_cast<std::uint8_t>(number), kDnsPort),
+                                     clear_mark(c.mark), accept()}));
+    }
+    // A listening socket's mark is on its answers too. To who asked for the tunnel's address, they go by the tunnel.
+    to.rules.push_back(rule(born, "an answer goes where it was asked",
+                            {ct_direction_is_reply(), source_is_not_of_outgoing_link(), clear_mark(c.mark), accept()}));
+}
+
+/// Chains of one class: `born_C`, then `mark_C`, where its members' new flows go, and `guard_C`, where its packets
+/// leave.
 void add_class_chains(Structure& to, const ClassMarking& c) {
+    add_born_chain(to, c);
     const std::string mark = kMarkChain + c.name;
     to.chains.push_back({mark, std::nullopt});
     if (c.dns_by_vpn) {
@@ -214,8 +249,12 @@ void add_class_chains(Structure& to, const ClassMarking& c) {
         to.rules.push_back(
             rule(mark, "DNS takes the ordinary path", {destination_port_is("tcp", IPPROTO_TCP, kDnsPort), return_()}));
     }
-    // With nf_conntrack_tcp_loose a packet amid an unknown TCP flow is `new`. The kernel forgets masqueraded flows when the
-    // uplink loses its address: left alone, their retransmissions would go into the tunnel.
+    // Path and address are the socket's own: nothing is lost where conntrack has forgotten the flow.
+    to.rules.push_back(rule(mark, "marked at birth",
+                            {mark_is(c.mark), source_is_of_outgoing_link(), set_ct_mark(c.mark),
+                             count_in(kMarkedCounter + c.name), accept()}));
+    // With nf_conntrack_tcp_loose a packet amid an unknown TCP flow is `new`. The kernel forgets masqueraded flows when
+    // the uplink loses its address: left alone, their retransmissions would go into the tunnel.
     std::vector<Part> forgotten{protocol_is("tcp", IPPROTO_TCP), tcp_is_not_syn()};
     if (c.guarded) forgotten.push_back(count_in(kDroppedCounter + c.name));
     forgotten.push_back(drop());
@@ -247,6 +286,8 @@ void add_output(Structure& to, const NftTable& table, const Levels& levels) {
         to.rules.push_back(
             rule("output", "a flow that began in " + c.name, {ct_mark_is(c.mark), set_mark(c.mark), accept()}));
     }
+    for (const ClassMarking& c : table.classes)
+        to.rules.push_back(rule("output", "a socket of " + c.name, {mark_is(c.mark), jump(kBornChain + c.name)}));
     // Not an invalid packet: a FIN or RST amid a stream that conntrack forgot is one (tcp_new in
     // nf_conntrack_proto_tcp.c), and a member's has no business in the tunnel.
     to.rules.push_back(

@@ -1,22 +1,12 @@
 #include "rules/steering.h"
 
+#include "rules/hash.h"
 #include "rules/nft_structure.h"
 
 #include <algorithm>
 #include <fmt/format.h>
 
 namespace novpn {
-namespace {
-
-/// FNV-1a (RFC draft-eastlake-fnv): the value must be the same in every build, which std::hash does not promise.
-std::string hash(const std::string& text) {
-    std::uint64_t value = 0xcbf29ce484222325;
-    for (const char c : text) value = (value ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-    return fmt::format("{:016x}", value);
-}
-
-} // namespace
-
 namespace nft {
 
 std::string fingerprint(Inventory inventory) {

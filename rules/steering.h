@@ -1,5 +1,5 @@
-// What carries a class's packets to its table, as values: the nft table `inet novpn` and the cgroups it matches.
-// Nothing here talks to the kernel; nft.h and cgroup.h do.
+// What carries a class's packets to its table, as values: the nft table `inet novpn`, the cgroups it matches, and the
+// mark that their sockets are born with. Nothing here talks to the kernel; nft.h, cgroup.h and birth_mark.h do.
 #pragma once
 
 #include "netlink/values.h"
@@ -68,6 +68,41 @@ struct ObservedNft {
     std::set<MemberElement> members;
     std::set<LinkElement> links;
     bool operator==(const ObservedNft&) const = default;
+};
+
+/// What a BPF program on the cgroups of a class gives a socket that is made in them: the class's mark, beside the bits
+/// that other programs set. connect() then picks the right source address, with no NAT and no second lookup.
+struct BirthMark {
+    Mark mark;
+    std::uint32_t taken = 0; ///< left alone where it has any of these bits: a class further down the tree was first
+    bool operator==(const BirthMark&) const = default;
+};
+
+/// All names of our BPF programs begin with this.
+inline constexpr char kBirthProgram[] = "novpn";
+/// Name of its program in the kernel, another one for each mark.
+std::string program_of(const BirthMark& birth);
+
+/// A class's mark at birth as it should be.
+struct ClassBirthMark {
+    BirthMark birth;
+    std::set<std::string> cgroups;
+    bool operator==(const ClassBirthMark&) const = default;
+};
+
+/// What is pinned for a class.
+struct ObservedBirthMark {
+    std::string program;           ///< its name; empty where it is no program of ours
+    std::set<std::string> cgroups; ///< those it is attached to, of those that were looked at
+    bool operator==(const ObservedBirthMark&) const = default;
+};
+
+/// The kernel's BPF programs of ours in this network namespace.
+struct ObservedBirthMarks {
+    std::string unavailable; ///< why no socket can be marked at birth, and the mend; empty: it can
+    std::string directory;   ///< of the pins, for the text of operations
+    std::map<std::string, ObservedBirthMark> classes;
+    bool operator==(const ObservedBirthMarks&) const = default;
 };
 
 } // namespace novpn

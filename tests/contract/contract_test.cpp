@@ -758,6 +758,37 @@ TEST_P(Contract, TheNftTableAndItsElementsComeBackAsTheyWereWritten) {
     EXPECT_EQ(observe().nft, ObservedNft{});
 }
 
+TEST_P(Contract, TheMarkAtBirthComesBackAsItWasWritten) {
+    const BirthMark birth{.mark = {.value = 0x4e000000, .mask = 0xff000000}, .taken = 0xff000000};
+    const BirthMark other{.mark = {.value = 0x4f000000, .mask = 0xff000000}, .taken = 0xff000000};
+    const std::string inner = cgroup + "/inner";
+    auto classes = [&] { return observe().birth_marks.classes; };
+    using Classes = decltype(classes());
+    EXPECT_EQ(observe().birth_marks.unavailable, "");
+    EXPECT_EQ(classes(), Classes{});
+    ASSERT_TRUE(apply(CreateCgroup{cgroup}));
+    EXPECT_FALSE(apply(AttachBirthMark{"novpn", cgroup})) << "nothing is pinned";
+    ASSERT_TRUE(apply(PinBirthMark{"novpn", birth}));
+    ASSERT_TRUE(apply(PinBirthMark{"games", other}));
+    EXPECT_EQ(classes(), (Classes{{"games", {program_of(other), {}}}, {"novpn", {program_of(birth), {}}}}));
+    EXPECT_FALSE(apply(AttachBirthMark{"novpn", inner})) << "no such cgroup";
+
+    // Each twice: what is already so is done.
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(AttachBirthMark{"novpn", cgroup}));
+    ASSERT_TRUE(apply(AttachBirthMark{"games", cgroup})) << "beside the other";
+    EXPECT_EQ(classes(), (Classes{{"games", {program_of(other), {cgroup}}}, {"novpn", {program_of(birth), {cgroup}}}}));
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(DetachBirthMark{"games", cgroup}));
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(UnpinBirthMark{"games"}));
+    EXPECT_EQ(classes(), (Classes{{"novpn", {program_of(birth), {cgroup}}}}));
+    ASSERT_TRUE(apply(RemoveCgroup{cgroup}));
+    EXPECT_EQ(classes(), (Classes{{"novpn", {program_of(birth), {}}}})) << "the cgroup took it along";
+    ASSERT_TRUE(apply(DetachBirthMark{"novpn", cgroup})) << "the cgroup is gone";
+    ASSERT_TRUE(apply(PinBirthMark{"novpn", other}));
+    EXPECT_EQ(classes(), (Classes{{"novpn", {program_of(other), {}}}}));
+    ASSERT_TRUE(apply(UnpinBirthMark{"novpn"}));
+    EXPECT_EQ(classes(), Classes{});
+}
+
 TEST_P(Contract, AClassWithoutAGuardHasNoSetOfLinks) {
     IfIndex eth0 = add_eth0();
     ASSERT_TRUE(apply(CreateCgroup{cgroup}));

@@ -9,6 +9,7 @@ namespace {
 
 class FakeWorld : public World {
   public:
+    FakeWorld() { kernel_.allow_bpf(true); }
     Kernel& kernel() override { return kernel_; }
     std::string cgroup_root() const override { return "novpn-1"; }
 

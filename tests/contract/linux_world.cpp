@@ -16,6 +16,7 @@
 #include <sched.h>
 #include <stdexcept>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <system_error>
 #include <thread>
@@ -38,9 +39,14 @@ T opened(Expected<T> socket) {
     return std::move(*socket);
 }
 
-/// The process moves into the namespace first, so that the kernel's sockets are of it.
+/// The process moves into the namespaces first, so that the kernel's sockets are of them. bpffs is an empty one.
 struct Namespace {
-    Namespace() { check(unshare(CLONE_NEWNET), "unshare(CLONE_NEWNET): run the contract tests as root"); }
+    Namespace() {
+        check(unshare(CLONE_NEWNET | CLONE_NEWNS),
+              "unshare(CLONE_NEWNET | CLONE_NEWNS): run the contract tests as root");
+        check(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), "making mounts private");
+        check(mount("novpn-contract", "/sys/fs/bpf", "bpf", 0, nullptr), "mounting bpffs");
+    }
 };
 
 class LinuxWorld : public World {

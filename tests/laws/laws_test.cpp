@@ -218,6 +218,13 @@ bool marks(const ObservedNft& nft, const ClassConfig& c) {
            std::ranges::any_of(nft.members, [&](const MemberElement& member) { return member.class_name == c.name; });
 }
 
+/// A class whose new sockets are marked while no nft table guards their packets.
+std::optional<std::string> loose_birth_mark(const FakeKernel& kernel) {
+    for (const auto& [name, pinned] : kernel.birth_marks())
+        if (!pinned.cgroups.empty() && !kernel.nft().present) return name;
+    return std::nullopt;
+}
+
 /// The former run's classes, without those that the config now lets into a tunnel: the plan may do so at any time.
 Config still_kept_out(const RandomState& state) {
     Config former = state.former.value_or(Config{.classes = {}});
@@ -264,10 +271,16 @@ std::string walk(const Case& c, FakeKernel kernel, const Plan& plan, const Struc
     Config former = still_kept_out(c.state);
     if (structures.former != structures.desired) watch(former, structures.former, Policies::do_not_count);
 
+    bool was_loose = loose_birth_mark(kernel).has_value();
     for (std::size_t step = 0; step < plan.size(); ++step) {
         auto done = kernel.apply(plan[step]);
         if (!done && !is_dispensable(plan[step]))
             return fmt::format("refused: {}: {}", to_string(plan[step], c.observed), to_string(done.error()));
+        auto loose = loose_birth_mark(kernel);
+        if (!loose) was_loose = false;
+        if (loose && !was_loose)
+            return fmt::format("after operation {}, '{}', sockets of class {} are marked and nothing guards them",
+                               step + 1, to_string(plan[step], c.observed), *loose);
         if (!touches_packets(plan[step])) continue;
         for (Watched& w : watched) {
             if (!marks(kernel.nft(), *w.config) || kernel.nft().structure != w.structure) continue;
@@ -373,6 +386,17 @@ TEST_F(Laws, NoOperationNamesWhatIsNotOurs) {
         bool operator()(const AddLink& op) const { return find_link(c.observed, op.element.link) != nullptr; }
         bool operator()(const ReplaceNft&) const { return true; } // table inet novpn is ours by its name
         bool operator()(const DeleteNft&) const { return c.observed.nft.present; }
+        bool operator()(const PinBirthMark& op) const {
+            return op.birth.mark == c.desired.classes.at(op.class_name).mark;
+        }
+        bool operator()(const AttachBirthMark& op) const { return below_our_root(op.cgroup); }
+        bool operator()(const DetachBirthMark& op) const {
+            const auto& pinned = c.observed.birth_marks.classes;
+            return pinned.contains(op.class_name) && pinned.at(op.class_name).cgroups.contains(op.cgroup);
+        }
+        bool operator()(const UnpinBirthMark& op) const {
+            return c.observed.birth_marks.classes.contains(op.class_name);
+        }
         bool operator()(const EndSocket&) const { return false; } // is no difference between two states
     };
     for_many_states([](Case& c, std::uint32_t) -> std::string {
@@ -440,7 +464,8 @@ TEST_F(Laws, ReleaseLeavesWhatWasThereBefore) {
         bool routes = std::ranges::any_of(after.routes, [](const Route& route) { return is_ours(route); });
         bool rules = std::ranges::any_of(after.rules, [](const Rule& rule) { return is_ours(rule); });
         bool policies = std::ranges::any_of(after.policies, owned_by_us);
-        if (routes || rules || policies || after.nft.present || !after.cgroups.empty())
+        if (routes || rules || policies || after.nft.present || !after.cgroups.empty() ||
+            !after.birth_marks.classes.empty())
             return "something of ours is left";
         if (foreign_of(c.state) != before) return "what belongs to others is not as it was";
         if (!diff(after, Desired{}).empty()) return "there is more to release";

@@ -11,9 +11,10 @@ from lab import MEMBER_ECHO, SITES, VPN_SEEN  # noqa: E402
 class LabTest(unittest.TestCase):
     maxDiff = None
     wired = False
+    bpffs = True
 
     def setUp(self):
-        self.lab = self.enterContext(the_lab.Lab(wired=self.wired))
+        self.lab = self.enterContext(the_lab.Lab(wired=self.wired, bpffs=self.bpffs))
         self.agent = None
 
     def start_agent(self, config=None):

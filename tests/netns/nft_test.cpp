@@ -292,8 +292,8 @@ TEST_F(NftTest, ProbeNamesWhatTheKernelLacks) {
         return done ? std::string("accepted") : done.error().detail;
     };
     EXPECT_EQ(detail_without("output", 0, 0), "NFT_CT, NF_CONNTRACK_MARK: ct mark");
-    EXPECT_EQ(detail_without("output", 4, 0), "NFT_SOCKET, SOCK_CGROUP_DATA: socket cgroupv2, Linux 5.13");
-    EXPECT_EQ(detail_without("output", 3, 0), "NFT_FIB_INET: fib");
+    EXPECT_EQ(detail_without("output", 5, 0), "NFT_SOCKET, SOCK_CGROUP_DATA: socket cgroupv2, Linux 5.13");
+    EXPECT_EQ(detail_without("output", 4, 0), "NFT_FIB_INET: fib");
 
     EXPECT_EQ(detail_without("guard", 0, 0), "NF_TABLES: meta");
     nft::Structure wanting = nft::everything();

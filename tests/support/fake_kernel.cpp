@@ -314,6 +314,9 @@ Expected<Observed> FakeKernel::observe(const Scope& scope) {
     }
     observed.nft = nft_;
     observed.policies.assign(policies_.rbegin(), policies_.rend()); // the kernel lists the youngest first
+    observed.birth_marks = {.unavailable = bpf_ ? "" : "no bpffs at /sys/fs/bpf",
+                            .directory = "/sys/fs/bpf/novpn-4026531840",
+                            .classes = birth_marks_};
     return observed;
 }
 
@@ -389,6 +392,7 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
         }
         Expected<void> operator()(const RemoveCgroup& op) {
             kernel.cgroups_.erase(op.path);
+            for (auto& [_, pinned] : kernel.birth_marks_) pinned.cgroups.erase(op.path);
             kernel.processes_.erase(op.path);
             return {};
         }
@@ -414,6 +418,30 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
         }
         Expected<void> operator()(const RemoveLink& op) {
             kernel.nft_.links.erase(op.element);
+            return {};
+        }
+        Expected<void> operator()(const PinBirthMark& op) {
+            if (!kernel.bpf_) return system_error(EPERM, "loading a BPF program");
+            kernel.birth_marks_[op.class_name] = {.program = program_of(op.birth), .cgroups = {}};
+            return {};
+        }
+        Expected<void> operator()(const UnpinBirthMark& op) {
+            kernel.birth_marks_.erase(op.class_name);
+            return {};
+        }
+        Expected<void> operator()(const AttachBirthMark& op) {
+            auto pinned = kernel.birth_marks_.find(op.class_name);
+            if (pinned == kernel.birth_marks_.end() || !kernel.cgroups_.contains(op.cgroup))
+                return system_error(ENOENT, "attaching a BPF program");
+            pinned->second.cgroups.insert(op.cgroup);
+            return {};
+        }
+        Expected<void> operator()(const DetachBirthMark& op) {
+            auto pinned = kernel.birth_marks_.find(op.class_name);
+            if (pinned == kernel.birth_marks_.end())
+                return kernel.cgroups_.contains(op.cgroup) ? system_error(ENOENT, "detaching a BPF program")
+                                                           : Expected<void>();
+            pinned->second.cgroups.erase(op.cgroup);
             return {};
         }
         Expected<void> operator()(const EndSocket& op) {

@@ -61,6 +61,9 @@ class FakeKernel : public Kernel {
     const XfrmPolicy* policy_of(const Packet& packet, const Route& route) const;
     const Link* link(const std::string& name) const;
     const ObservedNft& nft() const { return nft_; }
+    const std::map<std::string, ObservedBirthMark>& birth_marks() const { return birth_marks_; }
+    /// Whether sockets can be marked at birth; not so in the beginning.
+    void allow_bpf(bool allowed) { bpf_ = allowed; }
     const std::vector<Address>& addresses() const { return addresses_; }
     const std::vector<Link>& links() const { return links_; }
     const std::vector<Route>& routes() const { return routes_; }
@@ -93,6 +96,8 @@ class FakeKernel : public Kernel {
     std::map<std::string, std::uint64_t> cgroups_;
     std::map<std::string, std::vector<pid_t>> processes_;
     ObservedNft nft_;
+    bool bpf_ = false;
+    std::map<std::string, ObservedBirthMark> birth_marks_;
 };
 
 } // namespace novpn::test

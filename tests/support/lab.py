@@ -23,6 +23,8 @@ import subprocess
 import sys
 import time
 
+import bpf
+
 HERE = pathlib.Path(__file__).resolve().parent
 SOURCE = HERE.parent.parent
 # The distribution's own interpreter can be run by an ordinary user of the laptop; another one may sit in root's home.
@@ -57,6 +59,7 @@ VPN_MODES = {
     "def1": ["--redirect-gateway", "def1"],
     "plain": ["--redirect-gateway"],
     "def1-ipv6": ["--redirect-gateway", "def1", "ipv6"],
+    "none": [],  # a tunnel that takes nothing over: what it would is up to the test
 }
 
 DHCP_SCRIPT = """#!/bin/sh
@@ -100,7 +103,8 @@ sock.sendto(bytes([133]) + bytes(7), ("ff02::2", 0, 0, socket.if_nametoindex(sys
 """
 
 # The laptop's own view of the machine: an empty /run (the host's systemd and resolver are not the laptop's), its own
-# resolv.conf, nsswitch.conf and group file, and the programs under test. /sys stays, and with it the cgroups.
+# resolv.conf, nsswitch.conf and group file, and the programs under test. /sys stays, and with it the cgroups, but for bpffs:
+# an empty one, or none.
 MOUNTS = """
 set -e
 resolv=$(readlink -m /etc/resolv.conf)
@@ -110,6 +114,7 @@ mkdir -p "$(dirname "$resolv")"
 mount --bind "$LAB/resolv.conf" "$resolv"
 mount --bind "$LAB/nsswitch.conf" /etc/nsswitch.conf
 mount --bind "$LAB/group" /etc/group
+mount -t "$BPFFS" lab-bpf /sys/fs/bpf
 [ -z "$BIN" ] || mount --bind "$BIN" "$LAB/bin"
 [ -z "$BIN" ] || mount -o remount,bind,ro "$LAB/bin"
 echo ready
@@ -160,6 +165,21 @@ class Flow:
         """Ends a stream and returns its counts."""
         self.process.stdin.close()
         return json.loads(read_line(self.process))
+
+
+class Member:
+    """A member.py on the laptop: member.connect("name", "203.0.113.11") calls that function in there."""
+
+    def __init__(self, process):
+        self.process = process
+        read_line(process)
+
+    def __getattr__(self, function):
+        def call(*arguments, **options):
+            words = [repr(a) for a in arguments] + [f"{name}={value!r}" for name, value in options.items()]
+            self.process.stdin.write(f"{function}({', '.join(words)})\n".encode())
+            return json.loads(read_line(self.process, 10))
+        return call
 
 
 class Sniffer:
@@ -253,8 +273,9 @@ class Agent:
 class Lab:
     _made = 0
 
-    def __init__(self, wired=False, bin_dir=None):
-        """wired: a second link eth0, not plugged in to begin with. bin_dir: where novpnd and novpn are."""
+    def __init__(self, wired=False, bin_dir=None, bpffs=True):
+        """wired: a second link eth0, not plugged in to begin with. bin_dir: where novpnd and novpn are. bpffs: whether the
+        laptop has one."""
         Lab._made += 1
         self.prefix = f"nv{os.getpid()}" + (f".{Lab._made}" if Lab._made > 1 else "")
         self.directory = pathlib.Path(f"/tmp/novpn-lab-{self.prefix}")
@@ -263,6 +284,7 @@ class Lab:
         self.dhcp = {}
         self.bin_dir = pathlib.Path(bin_dir or os.environ.get("NOVPN_BIN_DIR", SOURCE / "build/dev/agent")).resolve()
         self.processes = []
+        self.bpffs = bpffs
         self.keep = False
         self.openvpn = None
         self._count = 0
@@ -300,7 +322,8 @@ class Lab:
         self._write_files()
         for namespace in NAMESPACES:
             subprocess.run(["ip", "netns", "add", self.name_of(namespace)], check=True)
-        environment = dict(self.environment, BIN=str(self.bin_dir) if self.bin_dir.is_dir() else "")
+        environment = dict(self.environment, BIN=str(self.bin_dir) if self.bin_dir.is_dir() else "",
+                           BPFFS="bpf" if self.bpffs else "tmpfs")
         self.mounts = subprocess.Popen(["nsenter", f"--net={self.path_of('laptop')}", "unshare", "--mount", "--propagation=private", "sh", "-c", MOUNTS],
                                        stdout=subprocess.PIPE, bufsize=0, env=environment)
         self.processes.append(self.mounts)
@@ -333,7 +356,7 @@ class Lab:
         write("dhcp-script", DHCP_SCRIPT, 0o755)
         write("vpn-script", VPN_SCRIPT, 0o755)
         write("resolvconf", RESOLVCONF, 0o755)
-        for program in ("echo.py", "probe.py", "sniff.py"):
+        for program in ("echo.py", "member.py", "probe.py", "sniff.py"):
             shutil.copy(HERE / program, self.directory)
 
     def _make_links(self):
@@ -346,6 +369,8 @@ class Lab:
                 sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
                     net.ipv6.conf.default.router_solicitation_delay=0 net.ipv6.conf.default.router_solicitation_interval=1
                 ip link set lo up""", namespace)
+        # As systemd does: anyone may ping.
+        self.shell("sysctl -qw net.ipv4.ping_group_range='0 2147483647'")
         for namespace in NAMESPACES[1:]:
             self.shell("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1", namespace)
         internet = self.name_of("internet")
@@ -614,6 +639,15 @@ E""", "vpn")
         command = [PYTHON, self.directory / "probe.py", mode, protocol, (MEMBER_ECHO if member else ECHO)[family]]
         return Flow(self.spawn(*(self.novpn_command("run", "--", *command) if member else command)))
 
+    def member(self, class_name="novpn", cgroup=None, member=True):
+        """A process with sockets to call for: in a class, in a cgroup, or an ordinary one (member=False)."""
+        command = ["env", "NOVPN_PROBE_TIMEOUT=3", PYTHON, self.directory / "member.py"]
+        if cgroup is not None:
+            command = ["sh", "-ec", f'echo $$ > {cgroup}/cgroup.procs; exec "$@"', "sh", *command]
+        elif member:
+            command = self.novpn_command("run", "--class", class_name, "--", *command)
+        return Member(self.spawn(*command))
+
     def laptop_address(self, family=4, link="wlan0"):
         return self.shell(f"ip -{family} -o address show dev {link} scope global").split()[3].split("/")[0]
 
@@ -652,8 +686,12 @@ E""", "vpn")
             lines = self.shell(part).splitlines()
             # Position means something for rules (by preference) and nft, not for routes.
             text += [f"# {part}"] + (sorted(lines) if " route " in part else lines)
-        cgroups = [str(path) for path in sorted(cgroups_of(self.netns_inode()))]
-        return strip_volatile("\n".join(text + ["# cgroups"] + cgroups)) + "\n"
+        cgroups = [f"{path} {bpf.attached(path)}" for path in sorted(cgroups_of(self.netns_inode()))]
+        return strip_volatile("\n".join(text + ["# cgroups"] + cgroups + ["# pins"] + self.pins())) + "\n"
+
+    def pins(self):
+        """What of novpn is in the laptop's bpffs."""
+        return self.shell("find /sys/fs/bpf -path '*/novpn*' | sort").splitlines()
 
     # ---- the agent
 

@@ -39,6 +39,7 @@ class Generator {
         : random_(seed) {}
 
     RandomState generate() {
+        state_.kernel.allow_bpf(chance(60));
         state_.config = config();
         links();
         if (chance(30))
@@ -94,6 +95,7 @@ class Generator {
                 c.via = one_of(kGlobs);
             config.classes.push_back(c);
         }
+        if (chance(30)) config.marking = Marking::nft;
         config.uplinks.prefer = globs(25);
         config.uplinks.ignore = globs(8);
         config.uplinks.links = globs(8);
@@ -380,6 +382,11 @@ class Generator {
             if (chance(percent)) (void)state_.kernel.apply(RemoveLink{link});
         if (observed.nft.present && chance(20)) (void)state_.kernel.apply(AddLink{{"games", IfIndex{42}}});
         if (observed.nft.present && chance(15)) (void)state_.kernel.apply(DeleteNft{});
+        for (const auto& [name, pinned] : observed.birth_marks.classes)
+            for (const std::string& cgroup : pinned.cgroups)
+                if (chance(percent)) (void)state_.kernel.apply(DetachBirthMark{name, cgroup});
+        if (chance(10)) (void)state_.kernel.apply(PinBirthMark{"games", {.mark = {1, 1}, .taken = 1}});
+        if (chance(10)) state_.kernel.allow_bpf(false); // an agent with fewer rights than the former
         for (const auto& [path, id] : observed.cgroups) {
             if (!chance(20)) continue;
             (void)state_.kernel.apply(RemoveCgroup{path});

@@ -177,6 +177,7 @@ void Player::play(const std::string& text, const std::vector<std::string>& block
     if (what == "neighbour") return add_neighbour(words);
     if (what == "agent") return run_agent(words);
     if (what == "on" || what == "off") return switch_class(words);
+    if (what == "bpf") return kernel_.allow_bpf(words[1] == "allowed");
     if (what == "uplink") return expect(text, uplink(to_family(words[1])));
     if (what == "takeover") return expect(text, takeover(to_family(words[1])));
     if (what == "class")

@@ -35,7 +35,7 @@ void PrintTo(const Config& config, std::ostream* out) {
     }
     list("users", config.allow.users);
     list("groups", config.allow.groups);
-    *out << " level=" << static_cast<int>(config.log_level);
+    *out << " marking=" << static_cast<int>(config.marking) << " level=" << static_cast<int>(config.log_level);
     list("prefer", config.uplinks.prefer);
     list("ignore", config.uplinks.ignore);
     list("links", config.uplinks.links);
@@ -129,6 +129,7 @@ TEST(ParseConfig, ReadsEveryBuiltKey) {
                                        .mark = {.value = 0x00c80000, .mask = 0x00ff0000},
                                        .preference = Preference{5200}}},
                           .allow = {.users = {"alice", "_apt", "1000"}, .groups = {}},
+                          .marking = Marking::bpf,
                           .log_level = LogLevel::debug,
                           .uplinks = {.prefer = {"eth0", "wl*"}, .ignore = {"docker0", "veth*"}, .links = {"tap-lan"}},
                           .tunnels = {.links = {"cscotun*"}}};
@@ -275,7 +276,7 @@ TEST(ParseConfig, RefusesEveryKeyThatIsNotBuiltAsSuch) {
 
 TEST(ParseConfig, TakesDotsAndStarsInKeysForLetters) {
     EXPECT_EQ(error_of("uplinks.prefer: [eth0]"),
-              "f:1:1: unknown key 'uplinks.prefer'; allowed here: allow, classes, log, tunnels, uplinks");
+              "f:1:1: unknown key 'uplinks.prefer'; allowed here: allow, classes, log, marking, tunnels, uplinks");
     EXPECT_EQ(error_of("classes: {'*': {}}"),
               "f:1:11: '*' cannot be the name of a class; allowed: a to z first, then up to 30 of a to z, 0 to 9, _");
 }
@@ -351,10 +352,8 @@ TEST_F(ConfigFiles, MapsMergeListsReplaceAndTheLaterNameWins) {
 TEST_F(ConfigFiles, AnErrorNamesTheFileItIsIn) {
     write("novpn.yaml", "classes: {novpn: {table: 100}}\n");
     write("conf.d/10.yaml", "\nuplink: {}\n");
-    EXPECT_EQ(
-        load_error(),
-        path("conf.d/10.yaml") +
-            ":2:1: unknown key 'uplink'; did you mean 'uplinks'? allowed here: allow, classes, log, tunnels, uplinks");
+    EXPECT_EQ(load_error(), path("conf.d/10.yaml") + ":2:1: unknown key 'uplink'; did you mean 'uplinks'? allowed "
+                                                     "here: allow, classes, log, marking, tunnels, uplinks");
 }
 
 TEST_F(ConfigFiles, AWrongValueIsRefusedAlsoWhereALaterFileReplacesIt) {

@@ -69,6 +69,76 @@ TEST(Diff, BackstopComesFirstAndMarkingLast) {
     EXPECT_EQ(std::ranges::count_if(plan, is_marking), 1);
 }
 
+TEST(Diff, SocketsAreMarkedAtBirthLastOnTheWayUpAndNotAnyMoreFirstOnTheWayDown) {
+    FakeKernel kernel = laptop();
+    kernel.allow_bpf(true);
+    Plan up = plan_of(kernel);
+    ASSERT_GT(up.size(), 2u);
+    EXPECT_EQ(up[up.size() - 2], Operation(PinBirthMark{"novpn", {Mark{0x4e000000, 0xff000000}, 0xff000000}}));
+    EXPECT_EQ(up.back(), Operation(AttachBirthMark{"novpn", kRoot + "/novpn"}));
+    apply_all(kernel, up);
+    EXPECT_TRUE(plan_of(kernel).empty());
+    Plan down = diff(*kernel.observe(scope()), Desired{});
+    ASSERT_GT(down.size(), 2u);
+    EXPECT_EQ(down[0], Operation(DetachBirthMark{"novpn", kRoot + "/novpn"}));
+    EXPECT_EQ(down[1], Operation(UnpinBirthMark{"novpn"}));
+}
+
+TEST(Diff, AnotherMarkIsAnotherProgram) {
+    FakeKernel kernel = laptop();
+    kernel.allow_bpf(true);
+    apply_all(kernel, plan_of(kernel));
+    Observed observed = *kernel.observe(scope());
+    Config config;
+    config.classes.front().mark.value = 0x4f000000;
+    Desired desired = decide(observed, config, {}, kRoot);
+    Plan plan = diff(observed, desired);
+    ASSERT_GT(plan.size(), 4u);
+    EXPECT_EQ(plan[0], Operation(DetachBirthMark{"novpn", kRoot + "/novpn"}));
+    EXPECT_EQ(plan[1], Operation(UnpinBirthMark{"novpn"}));
+    apply_all(kernel, plan);
+    EXPECT_EQ(kernel.birth_marks().at("novpn").program, program_of(desired.birth_marks.at("novpn").birth));
+    EXPECT_EQ(kernel.birth_marks().at("novpn").cgroups, std::set{kRoot + "/novpn"});
+}
+
+TEST(Diff, AProgramThatAnotherTookOffIsPutBackByItself) {
+    FakeKernel kernel = laptop();
+    kernel.allow_bpf(true);
+    apply_all(kernel, plan_of(kernel));
+    ASSERT_TRUE(kernel.apply(DetachBirthMark{"novpn", kRoot + "/novpn"}));
+    EXPECT_EQ(plan_of(kernel), Plan{(AttachBirthMark{"novpn", kRoot + "/novpn"})});
+}
+
+TEST(Decide, AClassThatIsOffMarksNoSocketAtBirth) {
+    FakeKernel kernel = laptop();
+    kernel.allow_bpf(true);
+    Config config;
+    config.classes.front().enabled = false;
+    EXPECT_TRUE(decide(*kernel.observe(scope()), config, {}, kRoot).birth_marks.empty());
+}
+
+TEST(Decide, ASocketOfAnyClassIsTakenForAll) {
+    FakeKernel kernel = laptop();
+    kernel.allow_bpf(true);
+    Config config;
+    config.classes.push_back({.name = "games", .mark = Mark{0x00020000, 0x00ff0000}});
+    for (const auto& [name, wanted] : decide(*kernel.observe(scope()), config, {}, kRoot).birth_marks)
+        EXPECT_EQ(wanted.birth.taken, 0xffff0000u) << name;
+}
+
+TEST(Decide, MarkingByBpfThatCannotBeIsAConflictAndByItselfIsNone) {
+    FakeKernel kernel = laptop();
+    Observed observed = *kernel.observe(scope());
+    EXPECT_TRUE(conflicts(observed, Config{}).empty());
+    EXPECT_TRUE(decide(observed, Config{}, {}, kRoot).birth_marks.empty());
+    ASSERT_EQ(conflicts(observed, Config{.marking = Marking::bpf}).size(), 1u);
+    EXPECT_NE(conflicts(observed, Config{.marking = Marking::bpf})[0].find(observed.birth_marks.unavailable),
+              std::string::npos);
+    kernel.allow_bpf(true);
+    EXPECT_TRUE(conflicts(*kernel.observe(scope()), Config{.marking = Marking::bpf}).empty());
+    EXPECT_TRUE(decide(*kernel.observe(scope()), Config{.marking = Marking::nft}, {}, kRoot).birth_marks.empty());
+}
+
 TEST(Diff, OnTheWayDownMarkingGoesFirstAndBackstopLast) {
     FakeKernel kernel = laptop();
     apply_all(kernel, plan_of(kernel));

@@ -75,6 +75,7 @@ TEST(ToNft, SaysWhatTheTableDoes) {
 	counter marked_novpn { }
 	counter masqueraded_novpn { }
 	counter dropped_novpn { }
+	chain born_novpn { }
 	chain mark_novpn { }
 	chain guard_novpn { }
 	set links_novpn {
@@ -85,9 +86,15 @@ TEST(ToNft, SaysWhatTheTableDoes) {
 		type cgroupsv2 : verdict
 		elements = { "novpn-1/novpn" : goto mark_novpn }
 	}
+	chain born_novpn {
+		udp dport 53 meta mark set meta mark & 0x00ffffff accept comment "DNS takes the ordinary path"
+		tcp dport 53 meta mark set meta mark & 0x00ffffff accept comment "DNS takes the ordinary path"
+		ct direction reply fib saddr . oif type != local meta mark set meta mark & 0x00ffffff accept comment "an answer goes where it was asked"
+	}
 	chain mark_novpn {
 		udp dport 53 return comment "DNS takes the ordinary path"
 		tcp dport 53 return comment "DNS takes the ordinary path"
+		meta mark & 0xff000000 == 0x4e000000 fib saddr . oif type local ct mark set ct mark & 0x00ffffff | 0x4e000000 counter name "marked_novpn" accept comment "marked at birth"
 		meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn counter name "dropped_novpn" drop comment "amid a forgotten flow of novpn"
 		ct mark set ct mark & 0x00ffffff | 0x4e000000 meta mark set meta mark & 0x00ffffff | 0x4e000000 counter name "marked_novpn" comment "a new flow of novpn"
 	}
@@ -101,6 +108,7 @@ TEST(ToNft, SaysWhatTheTableDoes) {
 	chain output {
 		type route hook output priority -150; policy accept;
 		ct mark & 0xff000000 == 0x4e000000 meta mark set meta mark & 0x00ffffff | 0x4e000000 accept comment "a flow that began in novpn"
+		meta mark & 0xff000000 == 0x4e000000 jump born_novpn comment "a socket of novpn"
 		ct state established,related,untracked return comment "a flow keeps the path it began on"
 		ct status confirmed return comment "a flow keeps the path it began on"
 		fib daddr type local return comment "to this machine"
