@@ -5,7 +5,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "support"))
 import lab as the_lab  # noqa: E402
-from lab import MEMBER_ECHO, SITES, VPN_SEEN  # noqa: E402
+from lab import ECHO, MEMBER_ECHO, SITES, VPN_SEEN  # noqa: E402
 
 
 class LabTest(unittest.TestCase):

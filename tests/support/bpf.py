@@ -7,7 +7,7 @@ import struct
 SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 PROG_LOAD, PROG_ATTACH, PROG_DETACH, PROG_GET_FD_BY_ID, OBJ_GET_INFO_BY_FD, PROG_QUERY = 5, 8, 9, 13, 15, 16
 PROG_TYPE_CGROUP_SOCK, CGROUP_INET_SOCK_CREATE, ALLOW_MULTI = 9, 2, 2
-MARK = 12  # offset of `mark` in struct bpf_sock
+MARK = 16  # offset of `mark` in struct bpf_sock
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

@@ -36,7 +36,7 @@ ECHO = {4: "203.0.113.10", 6: "2001:db8:ffff::10"}
 # The same host by addresses that only members of a class talk to: a packet for them in the tunnel is a leak.
 MEMBER_ECHO = {4: "203.0.113.11", 6: "2001:db8:ffff::11"}
 VPN_SEEN = {4: "203.0.113.20", 6: "2001:db8:ffff:2::20"}
-VPN_DNS = "10.8.0.1"
+VPN_DNS, VPN_DNS6 = "10.8.0.1", "2001:db8:8:1::1"
 VPN_NAME = "files.corp.example"  # Resolved by the VPN's name server only, as MEMBER_ECHO.
 
 
@@ -449,7 +449,7 @@ E""", "vpn")
         read_line(echo)
         self._wait_for_log("openvpn-server.log", "Initialization Sequence Completed")
         self.spawn("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--pid-file",
-                   f"--listen-address={VPN_DNS}", "--bind-interfaces", "--no-resolv", "--no-hosts",
+                   f"--listen-address={VPN_DNS},{VPN_DNS6}", "--bind-interfaces", "--no-resolv", "--no-hosts",
                    f"--host-record=echo.example,{ECHO[4]},{ECHO[6]}",
                    f"--host-record={VPN_NAME},{MEMBER_ECHO[4]},{MEMBER_ECHO[6]}",
                    namespace="vpn", output=self.directory / "dnsmasq-vpn.log")
@@ -695,9 +695,9 @@ E""", "vpn")
 
     # ---- the agent
 
-    def start_agent(self, config=None, ready=True, environment=None):
-        """novpnd on the laptop. config: YAML text, None for the built-in default."""
-        command = [self.directory / "bin/novpnd", "--runtime-dir", self.directory / "run"]
+    def start_agent(self, config=None, ready=True, environment=None, wrapper=()):
+        """novpnd on the laptop. config: YAML text, None for the built-in default. wrapper: a program that starts it."""
+        command = [*wrapper, self.directory / "bin/novpnd", "--runtime-dir", self.directory / "run"]
         if config is not None:
             (self.directory / "novpn.yaml").write_text(config)
             command += ["--config", self.directory / "novpn.yaml"]

@@ -38,6 +38,12 @@ def new(name, kind, family=4, mark=None):
     return facts(sock)
 
 
+def set_mark(name, mark):
+    """In the place of what it has."""
+    sockets[name].setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+    return facts(sockets[name])
+
+
 def connect(name, host, port=PORT):
     sockets[name].connect((host, port))
     return facts(sockets[name])
