@@ -5,6 +5,11 @@ Usage: probe.py tcp|udp HOST            one question; prints ADDRESS, or "no ans
        probe.py hold tcp|udp HOST       a socket that stays open: one answer a line read from stdin, the first unasked
        probe.py stream tcp|udp HOST     a line every 2 ms until stdin ends, then one line of JSON:
                                         {"sent", "answered", "retransmitted", "seen": [ADDRESS...], "errors": [ERRNO...]}
+       probe.py serve                   for each line of stdin an answer on stdout, so that a question costs no process:
+                                        "ask tcp|udp HOST SECONDS"   by a new socket
+                                        "keep tcp|udp HOST SECONDS"  the same, and the socket stays open
+                                        "again N"                    the Nth of those, counted from 0
+                                        "drop"                       closes them all
 
 Options before HOST: -6 asks for the IPv6 address of a name. NOVPN_PROBE_TIMEOUT (seconds, 3) bounds every wait.
 """
@@ -29,12 +34,12 @@ def reason(error):
     return errno.errorcode.get(error.errno, str(error))
 
 
-def connect(protocol, host, ipv6):
+def connect(protocol, host, ipv6, timeout=TIMEOUT):
     family = socket.AF_INET6 if ipv6 or ":" in host else socket.AF_INET
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     address = socket.getaddrinfo(host, PORT, family, kind)[0][4]
     sock = socket.socket(family, kind)
-    sock.settimeout(TIMEOUT)
+    sock.settimeout(timeout)
     sock.connect(address)
     return sock
 
@@ -109,7 +114,39 @@ def stream(sock):
                       "seen": sorted(seen), "errors": sorted(errors)}), flush=True)
 
 
+def serve():
+    kept = []
+    for line in sys.stdin:
+        word, *rest = line.split()
+        try:
+            print(serve_one(word, rest, kept), flush=True)
+        except OSError as error:
+            print("no answer:", reason(error), flush=True)
+
+
+def serve_one(word, rest, kept):
+    if word == "drop":
+        while kept:
+            kept.pop().close()
+        return "dropped"
+    if word == "again":
+        return ask(kept[int(rest[0])])
+    protocol, host, seconds = rest
+    sock = connect(protocol, host, False, float(seconds))
+    if protocol == "tcp":
+        # Closed by a reset: nothing of it is sent later, when the way out may be another.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if word == "keep":
+        kept.append(sock)
+        return ask(sock)
+    with sock:
+        return ask(sock)
+
+
 def main(arguments):
+    if arguments == ["serve"]:
+        serve()
+        return 0
     mode = arguments.pop(0) if arguments[0] in ("hold", "stream") else "once"
     protocol = arguments.pop(0)
     ipv6 = arguments[0] == "-6"
