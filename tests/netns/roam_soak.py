@@ -183,6 +183,16 @@ class Walk:
             return not self.planned
         wait_until(empty, 10, "the agent having nothing left to do", lambda: "\n".join(self.planned))
 
+    def settled_without_drift(self):
+        """Asked again where a router's advertisement came between the two looks."""
+        self.settle()
+        try:
+            self.check_drift()
+        except AssertionError as drift:
+            self.drift = str(drift)
+            return False
+        return True
+
     def check_drift(self):
         """What a fresh agent would do to this kernel, and what is ours beside it."""
         text = self.sh("\n".join([
@@ -328,8 +338,7 @@ class Walk:
     def check(self):
         if self.agent_is == "running":
             assert self.agent.process.poll() is None, f"novpnd ended with {self.agent.process.returncode}"
-            self.settle()
-            self.check_drift()
+            wait_until(self.settled_without_drift, 5, "a kernel as a fresh agent would have it", lambda: self.drift)
         routes, links = self.look()
         self.check_packets(routes, links, strict=self.agent_is == "running")
 
