@@ -139,8 +139,11 @@ void FakeKernel::delete_address(const std::string& link, const address& local) {
     // other tables (fib_sync_down_addr in net/ipv4/fib_semantics.c); with the last address every IPv4 route of the
     // link. A gateway that only this address reached stays in use.
     bool last = std::ranges::none_of(addresses_, [&](const Address& a) { return a.link == index && a.local.is_v4(); });
+    // Where another link has the same address only its own connected route goes (fib_del_ifaddr).
+    bool elsewhere = std::ranges::find(addresses_, local, &Address::local) != addresses_.end();
     std::erase_if(routes_, [&](const Route& route) {
-        return (route.source == local && route.table == kMainTable) ||
+        bool connected = route.link == index && route.protocol == kKernelProtocol;
+        return (route.source == local && route.table == kMainTable && (connected || !elsewhere)) ||
                (last && route.link == index && family_of(route) == Family::ipv4);
     });
 }

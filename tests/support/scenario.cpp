@@ -15,7 +15,6 @@ namespace novpn::test {
 namespace {
 
 constexpr std::uint8_t kLinkScope = 253; // RT_SCOPE_LINK
-constexpr const char* kCgroupRoot = "novpn-4026531840";
 const address kInternet4 = boost::asio::ip::make_address("203.0.113.10");
 const address kInternet6 = boost::asio::ip::make_address("2001:db8:ffff::10");
 
@@ -105,8 +104,9 @@ Mark to_mark(const std::string& word) {
 
 /// Whether a request to delete, which gives some of what a rule has, names this one.
 bool is_named_by(const Rule& request, const Rule& rule) {
+    bool any_action = request.action == RuleAction::to_table && !request.table.value;
     return rule.family == request.family && (!request.preference.value || rule.preference == request.preference) &&
-           rule.action == request.action && (!request.table.value || rule.table == request.table) &&
+           (any_action || rule.action == request.action) && (!request.table.value || rule.table == request.table) &&
            (!request.mark || rule.mark == request.mark) && (!request.to || rule.to == request.to) &&
            (!request.invert || rule.invert) &&
            (!request.suppress_prefix_length || rule.suppress_prefix_length == request.suppress_prefix_length);
@@ -155,7 +155,15 @@ class Player::Words {
 
 Player::Player() { start_agent(); }
 
+Config Player::config_now() const {
+    Config config = config_;
+    for (ClassConfig& c : config.classes)
+        if (auto found = switches_.find(c.name); found != switches_.end()) c.enabled = found->second;
+    return config;
+}
+
 void Player::start_agent() {
+    switches_.clear();
     AgentSetup setup{.cgroup_root = kCgroupRoot};
     setup.ask_sources = [this] { asked_ = true; };
     agent_ = std::make_unique<Agent>(kernel_, config_, std::move(setup));
@@ -199,9 +207,11 @@ void Player::read_config(const std::vector<std::string>& block) {
 
 /// `off CLASS`, `on CLASS`: what a person does to the running agent.
 void Player::switch_class(const Words& words) {
+    if (!agent_->has_class(words[1])) throw std::invalid_argument("no class " + words[1]);
     asked_ = false;
     if (auto done = agent_->set_enabled(words[1], words[0] == "on", std::nullopt); !done)
         throw std::runtime_error(to_string(done.error()));
+    switches_[words[1]] = words[0] == "on";
     if (!asked_) return;
     agent_->heard(hints_);
     run_pass();

@@ -6,11 +6,14 @@
 #include "tests/support/fake_kernel.h"
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 namespace novpn::test {
+
+inline constexpr const char* kCgroupRoot = "novpn-4026531840";
 
 /// Not copied: its agent knows its kernel.
 class Player {
@@ -24,6 +27,7 @@ class Player {
     FakeKernel& kernel() { return kernel_; }
     Agent& agent() { return *agent_; }
     const Config& config() const { return config_; }
+    Config config_now() const; ///< with what was switched on and off
     /// Text of the last pass's operations, refused ones among them, by lines.
     const std::vector<std::string>& plan() const { return plan_; }
 
@@ -56,6 +60,7 @@ class Player {
     FakeKernel kernel_;
     Config config_;
     std::unique_ptr<Agent> agent_;
+    std::map<std::string, bool> switches_;
     Clock::time_point clock_ = Clock::now(); ///< a pass is a second after the one before
     std::vector<std::string> plan_;
     Hints hints_;        ///< what the sources answer
