@@ -12,10 +12,11 @@ from lab import ECHO, MEMBER_ECHO, SITES, VPN_SEEN  # noqa: E402
 class LabTest(unittest.TestCase):
     maxDiff = None
     wired = False
+    configured = True
     bpffs = os.environ.get("NOVPN_LAB_BPFFS") != "no"
 
     def setUp(self):
-        self.lab = self.enterContext(the_lab.Lab(wired=self.wired, bpffs=self.bpffs))
+        self.lab = self.enterContext(the_lab.Lab(wired=self.wired, configured=self.configured, bpffs=self.bpffs))
         self.agent = None
 
     def start_agent(self, config=None):

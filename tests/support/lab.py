@@ -104,8 +104,9 @@ sock.sendto(bytes([133]) + bytes(7), ("ff02::2", 0, 0, socket.if_nametoindex(sys
 
 # The laptop's own view of the machine: an empty /run (the host's systemd and resolver are not the laptop's), its own
 # resolv.conf, nsswitch.conf and group file, and the programs under test. /sys stays, and with it the cgroups, but for bpffs:
-# an empty one, or none.
-MOUNTS = """
+# an empty one, or none. The VPN's servers have a /run of their own too: wireguard-go's socket lies there, and is named for
+# the link alone.
+MOUNTS = {"vpn": "mount -t tmpfs -o mode=755 lab-run /run && echo ready && exec sleep infinity", "laptop": """
 set -e
 resolv=$(readlink -m /etc/resolv.conf)
 mount -t tmpfs -o mode=755 lab-run /run
@@ -119,7 +120,7 @@ mount -t "$BPFFS" lab-bpf /sys/fs/bpf
 [ -z "$BIN" ] || mount -o remount,bind,ro "$LAB/bin"
 echo ready
 exec sleep infinity
-"""
+"""}
 
 
 def wait_until(condition, timeout=5.0, what="the condition", detail=None):
@@ -273,17 +274,20 @@ class Agent:
 class Lab:
     _made = 0
 
-    def __init__(self, wired=False, bin_dir=None, bpffs=True):
-        """wired: a second link eth0, not plugged in to begin with. bin_dir: where novpnd and novpn are. bpffs: whether the
-        laptop has one."""
+    def __init__(self, wired=False, bin_dir=None, configured=True, bpffs=True):
+        """wired: a second link eth0, not plugged in to begin with. bin_dir: where novpnd and novpn are.
+        configured: wlan0 has its lease of site A; else it is plugged in there, and a client of the test's own does the rest.
+        bpffs: whether the laptop has one."""
         Lab._made += 1
         self.prefix = f"nv{os.getpid()}" + (f".{Lab._made}" if Lab._made > 1 else "")
         self.directory = pathlib.Path(f"/tmp/novpn-lab-{self.prefix}")
         self.links = {"wlan0": 600, "eth0": 100} if wired else {"wlan0": 600}  # name: metric of its default
         self.where = {link: "router_a" for link in self.links}                 # namespace of its other end
         self.dhcp = {}
+        self.configured = configured
         self.bin_dir = pathlib.Path(bin_dir or os.environ.get("NOVPN_BIN_DIR", SOURCE / "build/dev/agent")).resolve()
         self.processes = []
+        self.mounts = {}
         self.bpffs = bpffs
         self.keep = False
         self.openvpn = None
@@ -324,14 +328,22 @@ class Lab:
             subprocess.run(["ip", "netns", "add", self.name_of(namespace)], check=True)
         environment = dict(self.environment, BIN=str(self.bin_dir) if self.bin_dir.is_dir() else "",
                            BPFFS="bpf" if self.bpffs else "tmpfs")
-        self.mounts = subprocess.Popen(["nsenter", f"--net={self.path_of('laptop')}", "unshare", "--mount", "--propagation=private", "sh", "-c", MOUNTS],
-                                       stdout=subprocess.PIPE, bufsize=0, env=environment)
-        self.processes.append(self.mounts)
-        read_line(self.mounts)
-        (self.directory / "mounts").write_text(f"{self.mounts.pid}\n")
+        self.mounts = {namespace: self._unshare(namespace, script, environment) for namespace, script in MOUNTS.items()}
+        (self.directory / "mounts").write_text(f"{self.mounts['laptop'].pid}\n")
         self._make_links()
         self._start_servers()
-        self.connect("wlan0", "a")
+        if self.configured:
+            self.connect("wlan0", "a")
+        else:
+            self.plug("a")
+
+    def _unshare(self, namespace, script, environment):
+        """A process that holds a mount namespace open."""
+        process = subprocess.Popen(["nsenter", f"--net={self.path_of(namespace)}", "unshare", "--mount", "--propagation=private", "sh", "-c", script],
+                                   stdout=subprocess.PIPE, bufsize=0, env=environment)
+        self.processes.append(process)
+        read_line(process)
+        return process
 
     @property
     def environment(self):
@@ -385,8 +397,9 @@ class Lab:
                 ip address add {site.seen4}/30 dev wan
                 ip address add {site.transit6}:2/64 dev wan nodad
                 ip link set wan up""", site.router)
+        # From the other end: the names of network namespaces lie in /run, which the VPN host sees its own of.
+        self.shell(f"ip link add to_vpn type veth peer name wan netns {self.name_of('vpn')}", "internet")
         self.shell(f"""
-            ip link add wan type veth peer name to_vpn netns {internet}
             ip address add {VPN_SEEN[4]}/28 dev wan
             ip address add {VPN_SEEN[6]}/64 dev wan nodad
             ip link set wan up""", "vpn")
@@ -403,9 +416,24 @@ class Lab:
             self.shell(f"""
                 ip route add default via {site.transit4}
                 ip route add default via {site.transit6}:1
-                nft 'table ip lab {{ chain nat {{ type nat hook postrouting priority 100; oifname wan masquerade; }}; }}'""",
+                nft -f - <<E
+                table ip lab {{ chain nat {{ type nat hook postrouting priority 100; oifname wan masquerade; }}; }}
+                table inet lab {{
+                    counter ordinary4 {{ }}
+                    counter ordinary6 {{ }}
+                    counter wrong_source {{ }}
+                    chain count {{
+                        type filter hook prerouting priority -300
+                        iifname != lan accept
+                        ip daddr {ECHO[4]} counter name ordinary4
+                        ip6 daddr {ECHO[6]} counter name ordinary6
+                        ip daddr {MEMBER_ECHO[4]} ip saddr != {site.net4}.0/24 counter name wrong_source
+                        ip6 daddr {MEMBER_ECHO[6]} ip6 saddr != {site.net6}:/64 counter name wrong_source
+                    }}
+                }}
+E""",
                        site.router)
-        # What enters by the tunnel is counted, members' packets apart: they have no business there.
+        # What enters by a tunnel is counted, members' packets apart: they have no business there.
         self.shell(f"""
             ip route add default via 203.0.113.17
             ip route add default via 2001:db8:ffff:2::1
@@ -416,7 +444,7 @@ class Lab:
                 chain nat {{ type nat hook postrouting priority 100; oifname wan masquerade; }}
                 chain count {{
                     type filter hook prerouting priority -300
-                    iifname != tun0 accept
+                    iifname {{ lo, wan }} accept
                     counter name tunnel
                     ip daddr {MEMBER_ECHO[4]} counter name leaked
                     ip6 daddr {MEMBER_ECHO[6]} counter name leaked
@@ -484,9 +512,9 @@ E""", "vpn")
     def command(self, *command, namespace="laptop", uid=None):
         """What to execute on the host to run `command` in there. It stays one process: no fork in between."""
         enter = ["nsenter", f"--net={self.path_of(namespace)}"]
-        if namespace == "laptop":
+        if namespace in self.mounts:
             # Not `ip netns exec`: that mounts a new /sys, without the cgroups.
-            enter.append(f"--mount=/proc/{self.mounts.pid}/ns/mnt")
+            enter.append(f"--mount=/proc/{self.mounts[namespace].pid}/ns/mnt")
         if uid is not None:
             user = {NOBODY: "nobody", DAEMON: "daemon"}.get(uid, str(uid))
             enter += ["setpriv", f"--reuid={user}", f"--regid={uid}", "--init-groups"]
@@ -618,6 +646,13 @@ E""", "vpn")
         self.end(self.openvpn)
         self.openvpn = None
 
+    def vpn_kill(self):
+        """A crash: the client has no time to put anything back, nor to run its script."""
+        self.openvpn.kill()
+        self.vpn_down()
+        (self.directory / "resolv.vpn").unlink()
+        self.shell("$LAB/resolvconf")
+
     # ---- looking
 
     def probe(self, *arguments, member=False, uid=None, check=True, timeout=3):
@@ -651,6 +686,9 @@ E""", "vpn")
     def laptop_address(self, family=4, link="wlan0"):
         return self.shell(f"ip -{family} -o address show dev {link} scope global").split()[3].split("/")[0]
 
+    def ifindex(self, link):
+        return json.loads(self.run("ip", "-j", "link", "show", "dev", link).stdout)[0]["ifindex"]
+
     def site_address(self, site, family=4, link="wlan0"):
         """What the internet sees of the laptop without a VPN: the router's address; by IPv6 the laptop's own."""
         return SITES[site].seen4 if family == 4 else self.laptop_address(6, link)
@@ -663,8 +701,22 @@ E""", "vpn")
 
     def tunnel_packets(self):
         """{"tunnel": N, "leaked": N}: packets that reached the VPN server by the tunnel; `leaked` were members'."""
-        found = json.loads(self.run("nft", "-j", "list", "counters", "table", "inet", "lab", namespace="vpn").stdout)
+        return self._counters("vpn")
+
+    def uplink_packets(self):
+        """{"ordinary4", "ordinary6", "wrong_source": N}: what the sites' routers got of the laptop outside any tunnel. With a
+        takeover in that family the first two have no business there; the third were members', and not from the laptop's
+        own address."""
+        sites = [self._counters(site.router) for site in SITES.values()]
+        return {name: sum(counters[name] for counters in sites) for name in sites[0]}
+
+    def _counters(self, namespace):
+        found = json.loads(self.run("nft", "-j", "list", "counters", "table", "inet", "lab", namespace=namespace).stdout)
         return {item["counter"]["name"]: item["counter"]["packets"] for item in found["nftables"] if "counter" in item}
+
+    def rules(self, family=4):
+        """The rules in their order, as `ip -j rule` has them."""
+        return json.loads(self.run("ip", "-j", f"-{family}", "rule").stdout)
 
     def monitor(self):
         return Monitor(self)

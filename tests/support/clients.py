@@ -1,0 +1,76 @@
+"""Real VPN clients on the lab's laptop, each with its server on the lab's VPN host. OpenVPN itself is in lab.py."""
+import os
+import pathlib
+import signal
+
+from lab import VPN_SEEN, processes_in, wait_until
+
+
+class WgQuick:
+    """wg-quick(8) on wireguard-go, with all of IPv4 and IPv6 by its tunnel wg0: rules, a table and nft tables of its own."""
+
+    def __init__(self, lab):
+        self.lab = lab
+        self.config = lab.directory / "wg0.conf"
+        keys = {side: lab.run("wg", "genkey").stdout.strip() for side in ("server", "client")}
+        public = {side: lab.run("wg", "pubkey", input=key).stdout.strip() for side, key in keys.items()}
+        self.config.write_text(
+            f"[Interface]\nPrivateKey = {keys['client']}\nAddress = 10.7.0.2/24, 2001:db8:8:7::2/64\n"
+            f"[Peer]\nPublicKey = {public['server']}\nEndpoint = {VPN_SEEN[4]}:51820\nAllowedIPs = 0.0.0.0/0, ::/0\n"
+            "PersistentKeepalive = 1\n")
+        self.config.chmod(0o600)
+        lab.spawn("wireguard-go", "--foreground", "wg0", namespace="vpn", output=lab.directory / "wireguard-server.log")
+        wait_until(lambda: lab.run("wg", "show", "wg0", namespace="vpn", check=False).returncode == 0, what="the WireGuard server")
+        lab.run("wg", "set", "wg0", "listen-port", 51820, "private-key", "/dev/stdin", "peer", public["client"],
+                "allowed-ips", "10.7.0.2/32,2001:db8:8:7::2/128", namespace="vpn", input=keys["server"])
+        lab.shell("ip address add 10.7.0.1/24 dev wg0; ip address add 2001:db8:8:7::1/64 dev wg0; ip link set wg0 up", "vpn")
+
+    def up(self):
+        self.lab.run("wg-quick", "up", self.config)
+
+    def down(self):
+        self.lab.run("wg-quick", "down", self.config)
+
+    def kill(self):
+        """A crash: the link goes with wireguard-go; rules and nft tables stay."""
+        for pid in processes_in(self.lab.name_of("laptop")):
+            if pathlib.Path(f"/proc/{pid}/comm").read_text() == "wireguard-go\n":
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: "wg0" not in self.lab.shell("ip -o link"), what="wg0 gone")
+
+
+class OpenConnect:
+    """openconnect with the distribution's vpnc-script, against ocserv. routes: what the server hands out, ("default",) for all;
+    or the prefixes that go by the tunnel, and only they."""
+
+    def __init__(self, lab, routes=("default",)):
+        self.lab = lab
+        here = lab.directory
+        (here / "ocserv.conf").write_text("\n".join([
+            'auth = "certificate"', "cert-user-oid = 2.5.4.3", "tcp-port = 443", "udp-port = 443", "run-as-user = root", "run-as-group = root",
+            f"server-cert = {here}/server.crt", f"server-key = {here}/server.key", f"ca-cert = {here}/ca.crt",
+            f"socket-file = {here}/ocserv.sock", f"pid-file = {here}/ocserv.pid", "isolate-workers = false", "use-occtl = false",
+            "device = vpns", "ipv4-network = 10.9.0.0/24", "ipv6-network = 2001:db8:8:9::/64", "ipv6-subnet-prefix = 128",
+            "dns = 10.9.0.1", "cisco-client-compat = true", "dtls-legacy = true", "keepalive = 5", "dpd = 2", "mobile-dpd = 2",
+            *(f"route = {route}" for route in routes), ""]))
+        lab.spawn("ocserv", "--foreground", "--config", here / "ocserv.conf", namespace="vpn", output=here / "ocserv.log")
+        wait_until(lambda: lab.shell("ss -Hltn sport = 443", "vpn"), what="ocserv", detail=(here / "ocserv.log").read_text)
+        key = lab.shell(f"openssl x509 -in {here}/server.crt -pubkey -noout | openssl pkey -pubin -outform der | openssl dgst -sha256 -binary | base64")
+        self.pin = f"pin-sha256:{key.strip()}"
+        self.process = None
+
+    def up(self):
+        here, self.log = self.lab.directory, self.lab.directory / f"openconnect-{self.lab.count()}.log"
+        self.process = self.lab.spawn(
+            "openconnect", "--protocol=anyconnect", "--servercert", self.pin, "--certificate", here / "client.crt", "--sslkey", here / "client.key",
+            "--non-inter", "--interface", "tun0", "--reconnect-timeout", 30, "--script", "/usr/share/vpnc-scripts/vpnc-script; echo ended: $reason",
+            f"{VPN_SEEN[4]}:443", output=self.log)
+        wait_until(lambda: "ended: connect" in self.log.read_text(), 10, "openconnect up", self.log.read_text)
+
+    def down(self):
+        self.lab.end(self.process)
+
+    def kill(self):
+        """A crash: the tunnel goes, and vpnc-script is not called."""
+        self.process.kill()
+        self.process.wait()
