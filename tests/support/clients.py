@@ -74,3 +74,90 @@ class OpenConnect:
         """A crash: the tunnel goes, and vpnc-script is not called."""
         self.process.kill()
         self.process.wait()
+
+
+# Nobody but the laptop's root is on this bus.
+BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path=/run/dbus/system_bus_socket</listen>
+  <policy context="default">
+    <allow user="*"/> <allow own="*"/>
+    <allow send_type="method_call"/> <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/> <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/> <allow receive_type="signal"/>
+    <allow receive_type="method_return"/> <allow receive_type="error"/>
+  </policy>
+</busconfig>
+"""
+
+NETWORK_MANAGER_CONF = """[main]
+plugins=keyfile
+no-auto-default=*
+auth-polkit=false
+dhcp=internal
+dns=none
+hostname-mode=none
+[device-lab]
+match-device=interface-name:wlan0,interface-name:eth0
+managed=1
+"""
+
+# With a /sys that cannot be written NetworkManager does not wait for udev to announce a link.
+NETWORK_MANAGER = """
+mount -t sysfs -o ro sysfs /sys
+mount --bind "$LAB/nm/etc" /etc/NetworkManager
+mount --bind "$LAB/nm/state" /var/lib/NetworkManager
+exec NetworkManager --no-daemon --log-level=INFO
+"""
+
+
+class NetworkManager:
+    """NetworkManager and a system bus of its own; it manages the laptop's links, and OpenVPN by its plugin. For a lab that
+    is not configured."""
+
+    def __init__(self, lab):
+        self.lab = lab
+        here = lab.directory
+        for directory in ("nm/etc/conf.d", "nm/etc/system-connections", "nm/state"):
+            (here / directory).mkdir(parents=True)
+        (here / "nm/etc/NetworkManager.conf").write_text(NETWORK_MANAGER_CONF)
+        (here / "bus.conf").write_text(BUS)
+        lab.shell("mkdir -p /run/dbus")
+        lab.spawn("dbus-daemon", "--nofork", f"--config-file={here}/bus.conf", output=here / "bus.log")
+        wait_until(lambda: lab.run("test", "-S", "/run/dbus/system_bus_socket", check=False).returncode == 0, what="the bus")
+        self.start()
+
+    def start(self):
+        self.log = self.lab.directory / f"networkmanager-{self.lab.count()}.log"
+        self.process = self.lab.spawn("unshare", "--mount", "--propagation=private", "sh", "-ec", NETWORK_MANAGER, output=self.log)
+        wait_until(lambda: self.nmcli("general", check=False).returncode == 0, 10, "NetworkManager answering", self.log.read_text)
+
+    def stop(self):
+        self.lab.end(self.process, 10)
+
+    def nmcli(self, *arguments, check=True):
+        """Waits for what it asks for: an activation, a deactivation."""
+        return self.lab.run("nmcli", "--wait", 20, *arguments, check=check, timeout=30)
+
+    def add_link(self, link):
+        """A connection "lab-LINK", by DHCP and router advertisement. One that it finds and assumes is named for the link alone."""
+        self.nmcli("connection", "add", "type", "ethernet", "ifname", link, "con-name", f"lab-{link}")
+
+    def add_openvpn(self):
+        """The lab's OpenVPN server as a connection named vpn."""
+        here = self.lab.directory
+        self.nmcli("connection", "add", "type", "vpn", "con-name", "vpn", "ifname", "*", "vpn-type", "openvpn", "vpn.data",
+                   f"remote={VPN_SEEN[4]}:1194,connection-type=tls,cert-pass-flags=4,dev=tun0,dev-type=tun,"
+                   f"ca={here}/ca.crt,cert={here}/client.crt,key={here}/client.key")
+
+    def up(self, connection):
+        self.nmcli("connection", "up", connection)
+
+    def down(self, connection):
+        self.nmcli("connection", "down", connection)
+
+    def active(self):
+        """The names of the connections that are up."""
+        return set(self.nmcli("-t", "-g", "NAME", "connection", "show", "--active").stdout.split()) - {"lo"}

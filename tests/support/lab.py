@@ -56,6 +56,7 @@ SITES = {
 }
 
 VPN_MODES = {
+    "no-routes": [],  # The tunnel alone: a test leads into it by rules of its own.
     "def1": ["--redirect-gateway", "def1"],
     "plain": ["--redirect-gateway"],
     "def1-ipv6": ["--redirect-gateway", "def1", "ipv6"],
