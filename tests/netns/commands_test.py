@@ -54,7 +54,7 @@ class Status(CommandTest):
         of_class, = status["classes"]
         self.assertEqual({name: of_class[name] for name in ("name", "table", "mark", "mask", "preference", "state", "backend")},
                          {"name": "novpn", "table": 7866, "mark": 0x4e000000, "mask": 0xff000000, "preference": 64,
-                          "state": "steering", "backend": ["nft"]})
+                          "state": "steering", "backend": ["bpf", "nft"]})
 
     def test_the_sentence_names_the_vpn_and_then_the_missing_uplink(self):
         self.start_agent()
@@ -240,7 +240,7 @@ class PlanAndMetrics(CommandTest):
         return values
 
     def test_metrics_move_with_packets(self):
-        self.start_agent()
+        self.start_agent("marking: nft\n")  # which masquerades
         self.vpn_up("def1")
         marked, masqueraded = (f'novpn_class_packets_total{{class="novpn",kind="{kind}"}}' for kind in ("marked", "masqueraded"))
         before = self.metrics()
