@@ -114,7 +114,8 @@ Hints gather(const std::string& root, WallClock::time_point now, std::chrono::mi
     hints.given = hints_of_files(root, *links, now);
     for (const LinkGateway& found : gateways_of(ask_networkmanager(at_most)))
         if (auto link = index_of(*links, found.link))
-            hints.given.push_back({.from = UplinkSource::networkmanager, .link = *link, .gateway = found.gateway});
+            hints.given.push_back(
+                {.from = UplinkSource::networkmanager, .link = *link, .gateway = found.gateway, .local = found.local});
     if (auto neighbours = socket->neighbours()) {
         auto routers = hints_of_routers(*neighbours);
         hints.given.insert(hints.given.end(), routers.begin(), routers.end());

@@ -40,6 +40,12 @@ std::string_view take_until(std::string_view& rest, std::string_view separators)
     return taken;
 }
 
+std::vector<std::string_view> words_of(std::string_view text) {
+    std::vector<std::string_view> words;
+    while (!text.empty()) words.push_back(take_until(text, " "));
+    return words;
+}
+
 WallClock::time_point expiry(WallClock::time_point written, std::uint32_t lifetime) {
     return lifetime == kInfinite ? WallClock::time_point::max() : written + std::chrono::seconds(lifetime);
 }
@@ -64,6 +70,16 @@ void take_classless(Routers& routers, std::span<const std::uint8_t> bytes) {
         if (bytes[0] == 0 && !gateway.is_unspecified() && !routers.classless_default)
             routers.classless_default = gateway;
         bytes = bytes.subspan(1 + significant + 4);
+    }
+}
+
+/// "10.99.0.0/16,192.168.10.9 0.0.0.0/0,192.168.10.1" of networkd; of NetworkManager with a blank for the comma.
+void take_classless_text(Routers& routers, std::string_view text) {
+    routers.has_classless = true;
+    while (!text.empty()) {
+        auto destination = take_until(text, " ,");
+        auto router = take_until(text, " ");
+        if (destination == "0.0.0.0/0") routers.classless_default = to_v4(router);
     }
 }
 
@@ -236,12 +252,7 @@ std::optional<Lease> parse_networkd_lease(std::string_view text, WallClock::time
         if (key == "LIFETIME") lifetime = to_number<std::uint32_t>(value);
         if (key == "ROUTER") routers.router = to_v4(take_until(value, " "));
         if (key != "CLASSLESS_ROUTES") continue;
-        // 10.99.0.0/16,192.168.10.9 0.0.0.0/0,192.168.10.1
-        routers.has_classless = true;
-        while (!value.empty()) {
-            auto router = take_until(value, " ");
-            if (take_until(router, ",") == "0.0.0.0/0") routers.classless_default = to_v4(router);
-        }
+        take_classless_text(routers, value);
     }
     auto gateway = routers.gateway();
     if (!local || !gateway || !lifetime) return std::nullopt;
@@ -282,6 +293,29 @@ std::optional<Lease> parse_dhcpcd_lease(std::span<const std::byte> message, Wall
     auto gateway = routers.gateway();
     if (local.is_unspecified() || !gateway || time.size() != 4) return std::nullopt;
     return Lease{.local = local, .gateway = *gateway, .expires = expiry(written, to_address(time).to_uint())};
+}
+
+std::optional<Lease> parse_networkmanager_lease(const std::map<std::string, std::string>& options) {
+    auto option = [&](const char* name) {
+        auto found = options.find(name);
+        return found == options.end() ? std::string_view() : std::string_view(found->second);
+    };
+    Routers routers;
+    auto text = option("routers");
+    routers.router = to_v4(take_until(text, " "));
+    // RFC 3442, and Microsoft's option 249 where there is no 121.
+    for (const char* name : {"rfc3442_classless_static_routes", "ms_classless_static_routes"}) {
+        auto routes = option(name);
+        if (routes.empty() || routers.has_classless) continue;
+        if (routes.find('/') != std::string_view::npos)
+            take_classless_text(routers, routes);
+        else
+            take_classless(routers, words_of(routes));
+    }
+    auto local = to_v4(option("ip_address"));
+    auto gateway = routers.gateway();
+    if (!local || !gateway) return std::nullopt;
+    return Lease{.local = *local, .gateway = *gateway};
 }
 
 } // namespace novpn

@@ -1,12 +1,15 @@
-// DHCP leases as DHCP clients leave them on disk. Pure: text or bytes in, leases out. What is garbage, cut short or
-// says no router gives none.
+// DHCP leases as DHCP clients leave them on disk, or NetworkManager on the bus. Pure: text or bytes in, leases out.
+// What is garbage, cut short or says no router gives none.
 #pragma once
 
 #include "netlink/values.h"
 
 #include <chrono>
 #include <cstddef>
+#include <map>
+#include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 namespace novpn {
@@ -35,5 +38,9 @@ std::vector<LinkLease> parse_dhclient_leases(std::string_view text);
 
 /// dhcpcd(8) keeps the server's DHCPACK (RFC 2131) as it came; its lease time counts from when the file was written.
 std::optional<Lease> parse_dhcpcd_lease(std::span<const std::byte> message, WallClock::time_point written);
+
+/// The Options of NetworkManager's DHCP4Config, by name (see dhcp-options(5)); its own client and dhclient write the
+/// classless routes each in their way. Never expires: NetworkManager takes a lease away that has ended.
+std::optional<Lease> parse_networkmanager_lease(const std::map<std::string, std::string>& options);
 
 } // namespace novpn

@@ -1,30 +1,56 @@
 #include "agent/sources/networkmanager.h"
 
+#include "agent/sources/lease.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <deque>
+#include <functional>
 #include <memory>
-#include <optional>
 #ifdef NOVPN_HAVE_SYSTEMD
 #include <systemd/sd-bus.h>
 #endif
 
 namespace novpn {
 
+namespace {
+
+std::string text(const BusProperties& properties, const std::string& name) {
+    auto found = properties.find(name);
+    return found == properties.end() ? std::string() : found->second;
+}
+
+/// What a property of this name refers to.
+const BusProperties& referred(const BusObjects& objects, const BusProperties& properties, const char* name) {
+    static const BusProperties none;
+    auto found = objects.find(text(properties, name));
+    return found == objects.end() ? none : found->second;
+}
+
+std::optional<address> to_gateway(const std::string& text) {
+    boost::system::error_code error;
+    auto gateway = boost::asio::ip::make_address(text, error);
+    return error || gateway.is_unspecified() ? std::nullopt : std::optional(gateway);
+}
+
+} // namespace
+
 std::vector<LinkGateway> gateways_of(const BusObjects& objects) {
     std::vector<LinkGateway> gateways;
-    auto property = [](const auto& properties, const char* name) {
-        auto found = properties.find(name);
-        return found == properties.end() ? std::string() : found->second;
-    };
     for (const auto& [path, device] : objects) {
         // A modem's IpInterface is the link that carries the packets, its Interface a serial port.
-        std::string link = property(device, "IpInterface");
+        std::string link = text(device, "IpInterface");
         if (link.empty()) continue;
-        for (const char* config : {"Ip4Config", "Ip6Config"}) {
-            auto found = objects.find(property(device, config));
-            if (found == objects.end()) continue;
-            boost::system::error_code error;
-            auto gateway = boost::asio::ip::make_address(property(found->second, "Gateway"), error);
-            if (!error && !gateway.is_unspecified()) gateways.push_back({link, gateway});
-        }
+        auto add = [&](const char* config, const char* setting) {
+            auto gateway = to_gateway(text(referred(objects, device, config), "Gateway"));
+            if (!gateway) gateway = to_gateway(text(device, setting));
+            if (gateway) gateways.push_back({link, *gateway, std::nullopt});
+            return gateway.has_value();
+        };
+        if (!add("Ip4Config", "ipv4.gateway") && text(device, "ipv4.never-default") != "true")
+            if (auto lease = parse_networkmanager_lease(referred(objects, device, "Dhcp4Config")))
+                gateways.push_back({link, lease->gateway, lease->local});
+        add("Ip6Config", "ipv6.gateway");
     }
     return gateways;
 }
@@ -40,21 +66,6 @@ struct BusDeleter {
 using Bus = std::unique_ptr<sd_bus, BusDeleter>;
 using BusMessage = std::unique_ptr<sd_bus_message, BusDeleter>;
 
-/// v: the value when it is a string or an object path.
-std::optional<std::string> read_text(sd_bus_message* message) {
-    const char* contents = nullptr;
-    char type = 0;
-    if (sd_bus_message_peek_type(message, &type, &contents) <= 0 || !contents) return std::nullopt;
-    std::string_view signature = contents;
-    const char* text = nullptr;
-    if (signature == "s" || signature == "o") {
-        if (sd_bus_message_read(message, "v", contents, &text) < 0) return std::nullopt;
-        return text;
-    }
-    if (sd_bus_message_skip(message, "v") < 0) return std::nullopt;
-    return std::string();
-}
-
 /// Enters an array and calls `read` for each of its elements, of type `contents`; false when the message is another.
 template<typename Read>
 bool for_each(sd_bus_message* message, const char* contents, Read read) {
@@ -67,6 +78,40 @@ bool for_each(sd_bus_message* message, const char* contents, Read read) {
     return more == 0 && sd_bus_message_exit_container(message) >= 0;
 }
 
+bool read_properties(sd_bus_message* message, const std::string& prefix, BusProperties& properties);
+
+/// v: what is of use of it; the rest is passed over.
+bool read_value(sd_bus_message* message, const std::string& name, BusProperties& properties) {
+    const char* contents = nullptr;
+    char type = 0;
+    if (sd_bus_message_peek_type(message, &type, &contents) <= 0 || !contents) return false;
+    std::string_view signature = contents;
+    if (signature == "s" || signature == "o") {
+        const char* value = nullptr;
+        if (sd_bus_message_read(message, "v", contents, &value) < 0) return false;
+        if (*value) properties[name] = value;
+        return true;
+    }
+    if (signature == "b") {
+        int value = 0;
+        if (sd_bus_message_read(message, "v", contents, &value) < 0) return false;
+        properties[name] = value ? "true" : "false";
+        return true;
+    }
+    if (signature == "a{sv}")
+        return sd_bus_message_enter_container(message, SD_BUS_TYPE_VARIANT, contents) >= 0 &&
+               read_properties(message, {}, properties) && sd_bus_message_exit_container(message) >= 0;
+    return sd_bus_message_skip(message, "v") >= 0;
+}
+
+/// a{sv}
+bool read_properties(sd_bus_message* message, const std::string& prefix, BusProperties& properties) {
+    return for_each(message, "{sv}", [&] {
+        const char* name = nullptr;
+        return sd_bus_message_read(message, "s", &name) >= 0 && read_value(message, prefix + name, properties);
+    });
+}
+
 /// a{oa{sa{sv}}}: the answer of GetManagedObjects (D-Bus specification, org.freedesktop.DBus.ObjectManager).
 BusObjects read_objects(sd_bus_message* message) {
     BusObjects objects;
@@ -75,56 +120,99 @@ BusObjects read_objects(sd_bus_message* message) {
         if (sd_bus_message_read(message, "o", &path) < 0) return false;
         auto& properties = objects[path];
         return for_each(message, "{sa{sv}}", [&] {
-            if (sd_bus_message_skip(message, "s") < 0) return false; // the name of the interface
-            return for_each(message, "{sv}", [&] {
-                const char* name = nullptr;
-                if (sd_bus_message_read(message, "s", &name) < 0) return false;
-                auto text = read_text(message);
-                if (text && !text->empty()) properties[name] = std::move(*text);
-                return text.has_value();
-            });
+            // The name of the interface.
+            return sd_bus_message_skip(message, "s") >= 0 && read_properties(message, {}, properties);
         });
     };
     if (!for_each(message, "{oa{sa{sv}}}", read_object)) return {};
     return objects;
 }
 
-struct Answer {
-    bool come = false;
-    BusObjects objects;
+/// a{sa{sv}}: the settings of GetAppliedConnection (NetworkManager's D-Bus reference, Device).
+BusProperties read_settings(sd_bus_message* message) {
+    BusProperties settings;
+    auto read_setting = [&] {
+        const char* name = nullptr;
+        return sd_bus_message_read(message, "s", &name) >= 0 &&
+               read_properties(message, std::string(name) + ".", settings);
+    };
+    if (!for_each(message, "{sa{sv}}", read_setting)) return {};
+    return settings;
+}
+
+/// A method call under way. Stays where it is until it is answered or the bus is closed.
+struct Call {
+    std::function<void(sd_bus_message*)> read;
+    bool answered = false;
 };
 
 int take_answer(sd_bus_message* message, void* data, sd_bus_error*) {
-    auto& answer = *static_cast<Answer*>(data);
-    answer.come = true;
-    if (!sd_bus_message_is_method_error(message, nullptr)) answer.objects = read_objects(message);
+    auto& call = *static_cast<Call*>(data);
+    call.answered = true;
+    if (!sd_bus_message_is_method_error(message, nullptr)) call.read(message);
     return 1;
 }
+
+class NetworkManager {
+  public:
+    explicit NetworkManager(std::chrono::microseconds at_most)
+        : end_(std::chrono::steady_clock::now() + at_most) {
+        sd_bus* opened = nullptr;
+        if (sd_bus_open_system(&opened) >= 0) bus_.reset(opened);
+    }
+
+    /// `flags` is the method's only argument, if it has one.
+    bool call(const std::string& path, const char* interface, const char* method, std::optional<std::uint32_t> flags,
+              std::function<void(sd_bus_message*)> read) {
+        sd_bus_message* made = nullptr;
+        if (!bus_ || sd_bus_message_new_method_call(bus_.get(), &made, "org.freedesktop.NetworkManager", path.c_str(),
+                                                    interface, method) < 0)
+            return false;
+        BusMessage request(made);
+        sd_bus_message_set_auto_start(request.get(), 0);
+        if (flags && sd_bus_message_append(request.get(), "u", *flags) < 0) return false;
+        // Asynchronous: a synchronous call waits for the bus to let us in, however long that takes.
+        auto& call = calls_.emplace_back(Call{std::move(read)});
+        return sd_bus_call_async(bus_.get(), nullptr, request.get(), take_answer, &call, 0) >= 0;
+    }
+
+    /// True when all calls are answered.
+    bool wait() {
+        while (!std::ranges::all_of(calls_, &Call::answered)) {
+            int processed = sd_bus_process(bus_.get(), nullptr);
+            if (processed < 0) return false;
+            if (processed > 0) continue;
+            auto left = std::chrono::duration_cast<std::chrono::microseconds>(end_ - std::chrono::steady_clock::now());
+            if (left.count() <= 0 || sd_bus_wait(bus_.get(), static_cast<std::uint64_t>(left.count())) < 0)
+                return false;
+        }
+        return true;
+    }
+
+  private:
+    std::chrono::steady_clock::time_point end_;
+    std::deque<Call> calls_; // outlives the bus
+    Bus bus_;
+};
 
 } // namespace
 
 BusObjects ask_networkmanager(std::chrono::microseconds at_most) {
-    const auto end = std::chrono::steady_clock::now() + at_most;
-    sd_bus* opened = nullptr;
-    if (sd_bus_open_system(&opened) < 0) return {};
-    Bus bus(opened);
-    sd_bus_message* made = nullptr;
-    if (sd_bus_message_new_method_call(bus.get(), &made, "org.freedesktop.NetworkManager", "/org/freedesktop",
-                                       "org.freedesktop.DBus.ObjectManager", "GetManagedObjects") < 0)
+    BusObjects objects;
+    NetworkManager asked(at_most);
+    if (!asked.call("/org/freedesktop", "org.freedesktop.DBus.ObjectManager", "GetManagedObjects", {},
+                    [&](sd_bus_message* message) { objects = read_objects(message); }) ||
+        !asked.wait())
         return {};
-    BusMessage request(made);
-    sd_bus_message_set_auto_start(request.get(), 0);
-    Answer answer;
-    // Asynchronous: a synchronous call waits for the bus to let us in, however long that takes.
-    if (sd_bus_call_async(bus.get(), nullptr, request.get(), take_answer, &answer, 0) < 0) return {};
-    while (!answer.come) {
-        int processed = sd_bus_process(bus.get(), nullptr);
-        if (processed < 0) return {};
-        if (processed > 0) continue;
-        auto left = std::chrono::duration_cast<std::chrono::microseconds>(end - std::chrono::steady_clock::now());
-        if (left.count() <= 0 || sd_bus_wait(bus.get(), static_cast<std::uint64_t>(left.count())) < 0) return {};
+    for (auto& [path, properties] : objects) {
+        BusProperties& device = properties; // clang before 16 captures no structured binding
+        // A device that is not in use refers to "/"; it has no settings to answer with.
+        if (!device.contains("IpInterface") || text(device, "ActiveConnection") == "/") continue;
+        if (!asked.call(path, "org.freedesktop.NetworkManager.Device", "GetAppliedConnection", 0,
+                        [&device](sd_bus_message* message) { device.merge(read_settings(message)); }))
+            return {};
     }
-    return answer.objects;
+    return asked.wait() ? objects : BusObjects{};
 }
 
 #else

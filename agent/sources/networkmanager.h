@@ -6,22 +6,28 @@
 
 #include <chrono>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace novpn {
 
-/// What is of use in the objects of org.freedesktop.NetworkManager: the strings and object paths among the properties,
-/// by object path and property name.
-using BusObjects = std::map<std::string, std::map<std::string, std::string>>;
+/// What is of use in the objects of org.freedesktop.NetworkManager: the strings, object paths and booleans ("true",
+/// "false") among the properties, by object path and property name. What a property itself names (the Options of a
+/// Dhcp4Config) stands beside it; the settings that are applied to a device are its "ipv4.gateway" and so on.
+using BusProperties = std::map<std::string, std::string>;
+using BusObjects = std::map<std::string, BusProperties>;
 
 struct LinkGateway {
     std::string link; ///< its name
     address gateway;
+    std::optional<address> local; ///< the address that came with it
     bool operator==(const LinkGateway&) const = default;
 };
 
-/// Pure: devices refer to an Ip4Config and an Ip6Config, and these have a Gateway where they have a default.
+/// Pure. The first of these per device and family: the Gateway of its Ip4Config or Ip6Config, which NetworkManager 1.42
+/// empties as soon as somebody deletes the default; the one in the applied settings (a static configuration); the
+/// router of its DHCPv4 lease, unless the settings say that the link is never a default.
 std::vector<LinkGateway> gateways_of(const BusObjects& objects);
 
 /// Asks on the system bus (DBUS_SYSTEM_BUS_ADDRESS where it is set). Empty when nobody answers in that time.

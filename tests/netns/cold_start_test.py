@@ -2,6 +2,7 @@
 import unittest
 
 from labtest import LabTest, SITES, VPN_SEEN, the_lab
+from clients import NetworkManager
 
 # What Debian's dhclient-script does to addresses and routes. Without ROUTES: a client whose routes a VPN has displaced.
 DHCLIENT_SCRIPT = """#!/bin/sh
@@ -35,6 +36,16 @@ class ColdStart(LabTest):
             "dhclient", "-4", "-d", "-1", "-cf", "/dev/null", "-sf", self.script, "-lf", f"{LEASES}/dhclient.wlan0.leases",
             "-pf", self.lab.directory / f"{log.name}.pid", "-e", f"ROUTES={'yes' if routes else ''}", "wlan0", output=log)
         the_lab.wait_until(lambda: "bound to" in log.read_text(), 15, "dhclient's lease", log.read_text)
+
+    def networkmanager(self, profile="ipv4.method auto"):
+        """A real NetworkManager has wlan0, by DHCP unless the profile says otherwise."""
+        self.nm = NetworkManager(self.lab)
+        self.nm.add_link("wlan0")
+        self.nm.nmcli("connection", "modify", "lab-wlan0", *profile.split())
+        self.nm.up("lab-wlan0")
+
+    def known_to_networkmanager(self, field):
+        return self.nm.nmcli("--get-values", field, "device", "show", "wlan0").stdout.strip()
 
     def take_over(self, gateway):
         """OpenVPN deletes the default. Its own packets go by a rule and a table instead of a host route in main."""
@@ -78,6 +89,41 @@ class ColdStart(LabTest):
         self.start_agent()
         self.assert_uplink("ipv4", "table", SITES["a"].gateway)
         self.assert_members_seen_at("a")
+        self.assert_nothing_leaked()
+
+    def take_over_from_networkmanager(self):
+        """OpenVPN deletes a default by site A, and NetworkManager's Ip4Config has no gateway any more."""
+        the_lab.wait_until(lambda: self.known_to_networkmanager("IP4.GATEWAY") == SITES["a"].gateway, what="NetworkManager to see the default")
+        self.take_over(SITES["a"].gateway)
+        the_lab.wait_until(lambda: self.known_to_networkmanager("IP4.GATEWAY") == "", what="NetworkManager to see the takeover")
+
+    def assert_uplink_by_networkmanager(self):
+        self.take_over_from_networkmanager()
+        self.start_agent()
+        self.assert_uplink("ipv4", "networkmanager", SITES["a"].gateway)
+        self.assert_members_seen_at("a", families=(4,))
+        self.assert_others_seen_as(VPN_SEEN[4])
+        self.assert_nothing_leaked()
+
+    def test_ipv4_by_networkmanagers_lease(self):
+        self.end_dhcp()
+        self.networkmanager()
+        self.assert_uplink_by_networkmanager()
+
+    def test_ipv4_by_networkmanagers_static_profile(self):
+        self.end_dhcp()
+        site = SITES["a"]
+        self.networkmanager(f"ipv4.method manual ipv4.addresses {site.net4}.77/24 ipv4.gateway {site.gateway}")
+        self.assert_uplink_by_networkmanager()
+
+    def test_a_link_that_is_never_a_default_of_networkmanagers(self):
+        self.end_dhcp()
+        self.networkmanager("ipv4.never-default yes")
+        self.assertIn(f"routers = {SITES['a'].gateway}", self.known_to_networkmanager("DHCP4"))
+        self.lab.shell(f"ip route add default via {SITES['a'].gateway} dev wlan0")
+        self.take_over_from_networkmanager()
+        self.start_blind()
+        self.assert_same(self.agent.status()["families"]["ipv4"]["uplink"], None, "IPv4 uplink")
         self.assert_nothing_leaked()
 
     def test_ipv6_by_the_routers_advertisement(self):

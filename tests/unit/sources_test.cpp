@@ -1,5 +1,6 @@
 // What DHCP clients and NetworkManager leave for others to read. The files of lease_examples/ were written by
-// systemd-networkd 252, dhclient 4.4.3 and dhcpcd 9.4.1 for a lease of dnsmasq.
+// systemd-networkd 252, dhclient 4.4.3 and dhcpcd 9.4.1 for a lease of dnsmasq; networkmanager* are what is of use in
+// the answers of NetworkManager 1.42.4 after OpenVPN deleted the default: object, property, value.
 #include "agent/sources/files.h"
 #include "agent/sources/gather.h"
 #include "agent/sources/lease.h"
@@ -42,6 +43,16 @@ std::string example(const std::string& name) {
     if (content.str().empty()) throw std::runtime_error("no example " + name);
     return content.str();
 }
+
+BusObjects objects_in(const std::string& name) {
+    BusObjects objects;
+    std::istringstream lines(example(name));
+    for (std::string path, property, value; lines >> path >> property && std::getline(lines >> std::ws, value);)
+        objects[path][property] = value;
+    return objects;
+}
+
+const std::string kNetworkManager = "/org/freedesktop/NetworkManager/";
 
 std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }
 
@@ -201,8 +212,7 @@ TEST(Leases, AnyBytesGiveAValueOrNone) {
             text.resize(text.size() - random() % 8);
             auto networkd = parse_networkd_lease(text, kWritten);
             auto dhcpcd = parse_dhcpcd_lease(bytes_of(text), kWritten);
-            for (const auto& lease : {networkd, dhcpcd})
-                EXPECT_FALSE(lease && lease->gateway.is_unspecified());
+            for (const auto& lease : {networkd, dhcpcd}) EXPECT_FALSE(lease && lease->gateway.is_unspecified());
             for (const LinkLease& found : parse_dhclient_leases(text)) EXPECT_FALSE(found.link.empty());
         }
     }
@@ -306,7 +316,65 @@ TEST(NetworkManager, ADevicesConfigHasItsGateway) {
         {"/org/freedesktop/NetworkManager/IP4Config/9", {{"Gateway", "garbage"}}},
     };
     EXPECT_THAT(gateways_of(objects),
-                ElementsAre(LinkGateway{"wwan0", ip("192.168.10.1")}, LinkGateway{"wwan0", ip("fe80::1")}));
+                ElementsAre(LinkGateway{"wwan0", ip("192.168.10.1"), {}}, LinkGateway{"wwan0", ip("fe80::1"), {}}));
+}
+
+TEST(NetworkManager, ALeaseHasTheRouterOfADefaultThatIsGone) {
+    BusObjects objects = objects_in("networkmanager");
+    LinkGateway lease{"wlan0", ip("192.168.10.1"), ip("192.168.10.149")};
+    LinkGateway ipv6{"wlan0", ip("fe80::5c5f:23ff:fe7b:7479"), {}}, tunnel{"tun0", ip("10.8.0.1"), {}};
+    EXPECT_THAT(gateways_of(objects), ElementsAre(lease, ipv6, tunnel));
+
+    BusProperties& device = objects.at(kNetworkManager + "Devices/2");
+    device["ipv4.never-default"] = "true";
+    EXPECT_THAT(gateways_of(objects), ElementsAre(ipv6, tunnel));
+    device["ipv4.never-default"] = "false";
+    EXPECT_THAT(gateways_of(objects), ElementsAre(lease, ipv6, tunnel));
+
+    LinkGateway in_settings{"wlan0", ip("192.168.10.2"), {}}, in_force{"wlan0", ip("192.168.10.3"), {}};
+    device["ipv4.gateway"] = "192.168.10.2";
+    EXPECT_THAT(gateways_of(objects), ElementsAre(in_settings, ipv6, tunnel));
+    objects[kNetworkManager + "IP4Config/2"]["Gateway"] = "192.168.10.3";
+    EXPECT_THAT(gateways_of(objects), ElementsAre(in_force, ipv6, tunnel));
+}
+
+TEST(NetworkManager, AStaticProfileHasTheGatewayOfADefaultThatIsGone) {
+    BusObjects objects = objects_in("networkmanager_static");
+    LinkGateway ipv6{"wlan0", ip("fe80::d0fb:efff:fe8e:af12"), {}}, tunnel{"tun0", ip("10.8.0.1"), {}};
+    EXPECT_THAT(gateways_of(objects), ElementsAre(LinkGateway{"wlan0", ip("192.168.10.1"), {}}, ipv6, tunnel));
+    objects.at(kNetworkManager + "Devices/2").erase("ipv4.gateway");
+    EXPECT_THAT(gateways_of(objects), ElementsAre(ipv6, tunnel));
+}
+
+TEST(NetworkManagerLease, IsNoneWithoutWhatItTakes) {
+    const BusProperties whole = objects_in("networkmanager").at(kNetworkManager + "DHCP4Config/1");
+    EXPECT_EQ(parse_networkmanager_lease(whole), (Lease{.local = ip("192.168.10.149"), .gateway = ip("192.168.10.1")}));
+    for (const char* name : {"routers", "ip_address"}) {
+        for (const char* value : {"", "0.0.0.0", "garbage", "fe80::1", " 192.168.10.1"}) {
+            BusProperties options = whole;
+            options[name] = value;
+            EXPECT_EQ(parse_networkmanager_lease(options), std::nullopt) << name << " " << value;
+        }
+    }
+    BusProperties options = whole;
+    options["routers"] = "192.168.10.1 192.168.10.2";
+    EXPECT_EQ(parse_networkmanager_lease(options)->gateway, ip("192.168.10.1"));
+    EXPECT_EQ(parse_networkmanager_lease({}), std::nullopt);
+}
+
+TEST(NetworkManagerLease, ClasslessRoutesReplaceTheRouters) {
+    for (const char* name : {"networkmanager_classless", "networkmanager_classless_dhclient"}) {
+        BusProperties options = objects_in(name).at(kNetworkManager + "DHCP4Config/1");
+        options["routers"] = "192.168.10.7";
+        EXPECT_EQ(parse_networkmanager_lease(options)->gateway, ip("192.168.10.1")) << name;
+        options["ms_classless_static_routes"] = "0.0.0.0/0 192.168.10.8";
+        EXPECT_EQ(parse_networkmanager_lease(options)->gateway, ip("192.168.10.1")) << name;
+        auto routes = options.extract("rfc3442_classless_static_routes").mapped();
+        EXPECT_EQ(parse_networkmanager_lease(options)->gateway, ip("192.168.10.8")) << name;
+        auto last = std::min(routes.find(" 0.0.0.0/0 "), routes.find(" 0 192 "));
+        options["rfc3442_classless_static_routes"] = routes.substr(0, last);
+        EXPECT_EQ(parse_networkmanager_lease(options), std::nullopt) << name << ": no default among them";
+    }
 }
 
 /// A look that hangs holds up neither the loop nor the end of the agent, and is asked for once.
