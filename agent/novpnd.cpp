@@ -47,6 +47,19 @@ Expected<void> make_runtime_dir(const std::string& path) {
     return {};
 }
 
+/// A disk that does not answer holds up the sources' thread, and nothing more is asked until it does. Says so once;
+/// true while it lasts.
+bool report_hang(Clock::duration looked, bool reported) {
+    constexpr Clock::duration kHangs = 5 * kSourcesMaxWait;
+    if (looked < kHangs) return false;
+    if (!reported)
+        spdlog::warn(
+            "no answer from the sources (DHCP leases, NetworkManager) for {} ms: one hangs, and until it goes on "
+            "an uplink that the VPN replaced is not looked for there",
+            std::chrono::duration_cast<std::chrono::milliseconds>(looked).count());
+    return true;
+}
+
 spdlog::level::level_enum to_spdlog(LogLevel level) {
     switch (level) {
     case LogLevel::error: return spdlog::level::err;
@@ -87,12 +100,13 @@ Expected<void> run(const Options& options) {
     Ending ending = Ending::leave;
     std::unique_ptr<Watch> watch; // outlives the agent, which asks it for passes
     std::unique_ptr<Sources> sources;
+    bool sources_hang = false;
     Agent agent(*kernel, *config,
                 {.cgroup_root = *cgroup_root,
                  .load = load,
                  .on_config = on_config,
                  .wake_at = [&](Clock::time_point when) { watch->wake_at(when); },
-                 .ask_sources = [&] { sources->ask(); },
+                 .ask_sources = [&] { sources_hang = report_hang(sources->ask(), sources_hang); },
                  .on_stop = [&] { io.stop(); }});
     auto opened = Watch::open(io, agent, *kernel);
     if (!opened) return tl::make_unexpected(opened.error());

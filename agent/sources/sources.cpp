@@ -31,9 +31,11 @@ Sources::~Sources() {
     if (looking_) (void)thread_.release();
 }
 
-void Sources::ask() {
-    if (looking_) return;
+std::chrono::steady_clock::duration Sources::ask() {
+    const auto now = std::chrono::steady_clock::now();
+    if (looking_) return now - asked_;
     looking_ = true;
+    asked_ = now;
     if (!thread_) thread_ = std::make_unique<asio::thread_pool>(1);
     asio::post(*thread_, [mailbox = mailbox_, look = look_] {
         Hints hints = look();
@@ -46,6 +48,7 @@ void Sources::ask() {
             mailbox->owner->heard_(std::move(hints));
         });
     });
+    return {};
 }
 
 } // namespace novpn

@@ -162,6 +162,24 @@ class ColdStart(LabTest):
         self.assert_members_seen_at("b")
         self.assert_nothing_leaked()
 
+    def test_a_lease_on_a_disk_that_hangs(self):
+        self.end_dhcp()
+        self.dhclient()
+        self.take_over(SITES["a"].gateway)
+        hang = self.lab.spawn(the_lab.PYTHON, self.lab.directory / "hang.py", LEASES)
+        the_lab.read_line(hang)
+        self.agent = self.lab.start_agent()
+        log = self.agent.log.read_text
+        the_lab.wait_until(lambda: "one hangs" in log(), what="the agent to say so", detail=log)
+        # The loop goes on, with another question and with a client.
+        self.lab.shell("ip address add 192.0.2.9/32 dev lo")
+        self.assert_same(self.agent.status()["families"]["ipv4"]["uplink"], None, "IPv4 uplink")
+        self.lab.end(hang)
+        self.assert_uplink("ipv4", "lease", SITES["a"].gateway)
+        self.assert_same(log().count("one hangs"), 1, "times that it is said")
+        self.assert_members_seen_at("a")
+        self.assert_nothing_leaked()
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

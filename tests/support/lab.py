@@ -369,7 +369,7 @@ class Lab:
         write("dhcp-script", DHCP_SCRIPT, 0o755)
         write("vpn-script", VPN_SCRIPT, 0o755)
         write("resolvconf", RESOLVCONF, 0o755)
-        for program in ("echo.py", "member.py", "probe.py", "sniff.py"):
+        for program in ("echo.py", "hang.py", "member.py", "probe.py", "sniff.py"):
             shutil.copy(HERE / program, self.directory)
 
     def _make_links(self):

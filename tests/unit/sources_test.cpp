@@ -18,6 +18,7 @@
 #include <random>
 #include <sstream>
 #include <sys/stat.h>
+#include <thread>
 #include <unistd.h>
 
 namespace novpn {
@@ -396,9 +397,9 @@ TEST(SourcesThread, TheLoopDoesNotWaitForALook) {
                 return Hints{};
             },
             [&](const Hints&) { ++heard; });
-        sources.ask();
-        sources.ask();
-        io->run(); // returns: nothing is queued on the loop
+        EXPECT_EQ(sources.ask(), 0ms);
+        while (sources.ask() < 1ms) std::this_thread::yield(); // it tells for how long the first has looked
+        io->run();                                             // returns: nothing is queued on the loop
     }
     gate->open.set_value(); // the look ends after Sources did
     EXPECT_EQ(heard, 0);
