@@ -62,6 +62,7 @@ class Status(CommandTest):
         self.assertEqual(self.lab.novpn("status").stdout.splitlines()[0], "Class novpn leaves by wlan0, outside the VPN on tun0.")
         takeover, = self.json("status")["families"]["ipv4"]["takeovers"]
         self.assertEqual(takeover, {"shape": "split", "link": "tun0", "table": 254, "preference": None})
+        self.lab.unplug("wlan0")  # else the next router advertisement would bring IPv6 back
         self.lab.forget("wlan0")
         self.agent.wait_for(lambda s: s["health"] == "blocked", "no uplink")
         self.assertRegex(self.lab.novpn("status").stdout.splitlines()[0], r"^Class novpn is blocked: .* Connect to a network\.$")

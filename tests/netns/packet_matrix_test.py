@@ -49,6 +49,8 @@ class PacketMatrix(LabTest):
     def take_over(self, shape):
         self.lab.vpn_up("none")
         self.lab.shell(f"ip route add {VPN_SEEN[4]} via {the_lab.SITES['a'].gateway} dev wlan0")
+        # The next router advertisement would bring a replaced default back.
+        self.lab.shell("sysctl -qw net.ipv6.conf.wlan0.accept_ra_defrtr=0")
         for family in (4, 6):
             self.lab.shell(SHAPES[shape].format(ip=f"ip -{family}", family=family, halves=HALVES[family], lan=LAN[family], server=VPN_SEEN[4]))
         wanted = [] if shape == "none" else [(shape, "tun0")]
