@@ -255,6 +255,11 @@ bool learnt_by_router_advertisement(const Selection& selection, const Observed& 
     });
 }
 
+/// A router says its link-local address in its advertisements. A route of our table does not say where it came from.
+bool has_router_gateway(const Uplink& uplink) {
+    return uplink.family == Family::ipv6 && uplink.gateway && is_link_local(*uplink.gateway);
+}
+
 } // namespace
 
 std::string to_string(UplinkSource source) {
@@ -341,7 +346,8 @@ Selection select_uplink(const UplinkQuery& query, const Observed& observed, cons
     }
     if (selection->from == UplinkSource::main)
         remembered.by_router_advertisement = learnt_by_router_advertisement(*selection, observed);
-    else if (selection->from == UplinkSource::ra)
+    else if (selection->from == UplinkSource::ra ||
+             (selection->from == UplinkSource::table && has_router_gateway(*selection->uplink)))
         remembered.by_router_advertisement = true;
     else if (auto known = memory.uplinks.find({query.only, query.family}); known != memory.uplinks.end())
         remembered.by_router_advertisement = known->second.by_router_advertisement;
