@@ -69,14 +69,16 @@ class Port:
 
 
 class Takeover:
-    def __init__(self, name, shape, families, undo):
+    def __init__(self, name, shape, families, undo, metric):
         self.name, self.shape, self.families, self.undo = name, shape, families, undo
+        self.metric = metric  # of its default in main; none where it takes over by more than that
 
 
 class Walk:
     def __init__(self, lab, seed, trace=False):
         self.lab, self.random, self.trace = lab, random.Random(seed), trace
         self.history = collections.deque(maxlen=40)
+        self.wire = []  # what passed during the last check, for the message of a failure
         self.shells = {name: Shell(lab, name) for name in ("laptop", "router_a", "router_b")}
         self.cables = Cables(lab.path_of("laptop"), lab.path_of("vpn"))
         self.routers = {name: Router(lab.path_of(site.router), "lan", f"{site.net6}:") for name, site in SITES.items()}
@@ -169,7 +171,10 @@ class Walk:
 
     def is_covered(self, family, routes):
         """An ordinary packet has to be in a tunnel."""
-        if any(family in takeover.families for takeover in self.takeovers):
+        # What OpenVPN displaced it puts back when it likes, and without a metric: better than another VPN's default.
+        physical = [route.get("metric", 0) for route in routes[family] if route["dst"] == "default" and not re.match("vpn|tun", route.get("dev", ""))]
+        if any(family in takeover.families and (takeover.metric is None or all(takeover.metric < metric for metric in physical))
+               for takeover in self.takeovers):
             return True
         # OpenVPN reconnects when it likes: its routes tell whether it is there.
         tunnel = {route["dst"] for route in routes[family] if route.get("dev") == "tun0" and route.get("type", "unicast") == "unicast"}
@@ -238,7 +243,10 @@ class Walk:
 
     def take_packets(self, covered, certain):
         """Counts what passed since the last call. covered, certain: families in which an ordinary packet belongs in a tunnel."""
-        for link, tunnel, source, destination, what in self.at_laptop.take():
+        taken, at_internet = self.at_laptop.take(), self.at_internet.take()
+        self.wire = [f"laptop {link}: {source} > {destination} {what}" for link, _tunnel, source, destination, what in taken]
+        self.wire += [f"internet {link}: {source} > {destination} {what}" for link, _tunnel, source, destination, what in at_internet]
+        for link, tunnel, source, destination, what in taken:
             family = 6 if ":" in source else 4
             if {source, destination} & set(MEMBER_ECHO.values()):
                 # A lone RST is the kernel's own answer to an unsolicited packet, as of a flow that a flushed table forgot.
@@ -249,7 +257,7 @@ class Walk:
                     self.leaks.append(f"{link}: {source} > {destination} {what}")
             elif {source, destination} & set(ECHO.values()):
                 self.counts["ordinary packets, tunnel" if tunnel else "ordinary packets, uplink"] += 1
-        for link, _tunnel, source, destination, what in self.at_internet.take():
+        for link, _tunnel, source, destination, what in at_internet:
             if destination in ECHO.values() and link in ("to_a", "to_b"):
                 family = 6 if ":" in destination else 4
                 if family in covered and certain:
@@ -352,10 +360,12 @@ class Walk:
     def forget(self, port):
         """As a network manager that has noticed: nothing of the old network is left."""
         self.stop_client(port)
-        self.sh(f"ip address flush dev {port.link} scope global; ip -6 route flush dev {port.link} proto ra;"
-                f" ip -6 route flush dev {port.link} root 2000::/3")
+        self.flush(port.link)
         port.cleaned()
         self.touched(port)
+
+    def flush(self, link):
+        self.sh(f"ip address flush dev {link} scope global; ip -6 route flush dev {link} proto ra; ip -6 route flush dev {link} root 2000::/3")
 
     def touched(self, port):
         self.displaced = {family: of for family, of in self.displaced.items() if of is not port}
@@ -519,6 +529,8 @@ class Walk:
         self.note(f"{port.name} moves to {bridge}")
         self.forget(port)
         self.sh(f"ip link add {bridge} type bridge; ip link set {bridge} up; ip link set {port.name} master {bridge}")
+        # A router may have been heard on the port itself meanwhile. From now on none is.
+        self.flush(port.name)
         port.bridge = bridge
         wait_until(lambda: " state UP " in self.sh(f"ip -o link show dev {bridge}"), what=f"{bridge} up")
         self.lease(port)
@@ -603,15 +615,16 @@ class Walk:
         if before:
             self.remember_displaced(families, *before)
         undo = {family: undo.get(family, "").format(dev=name, number=number) for family in families} if undo else {}
-        self.takeovers.append(Takeover(name, shape, families, undo))
+        self.takeovers.append(Takeover(name, shape, families, undo, number if shape in ("lower_metric", "replaced") else None))
 
     def remember_displaced(self, families, routes, links):
         for family in families:
-            best = [route for route in routes[family] if route["dst"] == "default"]
-            ports = {port.link: port for port in self.carrying() if port.leased}
-            known = {route["dev"] for route in best if route.get("dev") in ports}
-            if self.agent_is == "running" and len(known) == 1 and self.expected_sites(family, routes, links):
-                self.displaced[family] = ports[known.pop()]
+            # A link that only has carrier has a router's default too. Of several defaults that go one after the other the
+            # last one in use is remembered, and which that is the order of deletion says.
+            links_of = {route.get("dev") for route in routes[family] if route["dst"] == "default" and not re.match("vpn|tun", route.get("dev", ""))}
+            ports = [port for port in self.carrying() if port.leased and {port.link} == links_of]
+            if self.agent_is == "running" and ports and self.expected_sites(family, routes, links):
+                self.displaced[family] = ports[0]
 
     @event(4, lambda walk: len(walk.takeovers) < 2)
     def vpn_by_split(self):
@@ -828,7 +841,9 @@ class Walk:
     def explain(self):
         tables = f"ip -4 rule; ip -6 rule; ip -4 route show table all | grep -v 'table local'; ip -6 route show table all | grep -v 'table local'; ip address; nft list ruleset"
         return "\n".join(["the last events:", *self.history, "status:", json.dumps(self.agent.process.poll() is None and self.agent_is == "running" and self.ask_agent("Status")),
-                          "log:", self.agent.log.read_text()[-6000:], "kernel:", self.sh(tables, check=False)])
+                          "log:", self.agent.log.read_text()[-6000:], "kernel:", self.sh(tables, check=False),
+                          "packets of the step:", *self.wire, "neighbours:", self.sh("ip neighbour", check=False),
+                          *(f"{router}: {self.sh('ip neighbour; bridge fdb show br lan', router, check=False)}" for router in ("router_a", "router_b"))])
 
 
 def soak(seed, steps, only, trace, out):
