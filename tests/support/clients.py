@@ -1,9 +1,9 @@
-"""Real VPN clients on the lab's laptop, each with its server on the lab's VPN host. OpenVPN itself is in lab.py."""
+"""Real VPN and DHCP clients on the lab's laptop, each VPN with its server on the lab's VPN host. OpenVPN itself is in lab.py."""
 import os
 import pathlib
 import signal
 
-from lab import VPN_SEEN, processes_in, wait_until
+from lab import SITES, VPN_SEEN, processes_in, wait_until
 
 
 class WgQuick:
@@ -161,3 +161,173 @@ class NetworkManager:
     def active(self):
         """The names of the connections that are up."""
         return set(self.nmcli("-t", "-g", "NAME", "connection", "show", "--active").stdout.split()) - {"lo"}
+
+
+# Read by the distribution's dhclient-script before it does anything; what it would do to names is the lab's business.
+DHCLIENT_HOOK = """
+make_resolv_conf() {
+    echo "nameserver $new_domain_name_servers" > "$LAB/resolv.dhcp"
+    "$LAB/resolvconf"
+}
+set_hostname() { :; }
+"""
+
+
+class Dhclient:
+    """ISC dhclient with the distribution's dhclient-script on wlan0. It renews by itself, every few seconds, as the sites' servers tell
+    it to. For a lab that is not configured."""
+    leases = "/var/lib/dhcp"
+
+    def __init__(self, lab):
+        self.lab = lab
+        hooks = lab.directory / "dhcp-hooks"
+        hooks.mkdir()
+        (hooks / "dhclient-enter-hooks").write_text(DHCLIENT_HOOK)
+        # The laptop's own: the machine's leases and hooks are not the laptop's.
+        lab.shell(f"mkdir -p {self.leases}; mount -t tmpfs -o mode=755 lab-leases {self.leases}; mount --bind {hooks} /etc/dhcp")
+        for site in SITES:
+            self.hand_out(site, SITES[site].gateway)
+        self.log, self.process = lab.directory / "dhclient.log", None
+
+    def hand_out(self, site, gateway):
+        self.lab.hand_out(site, gateway, "T1,2")
+
+    def command(self, *options):
+        environment = ("-e", f"LAB={self.lab.directory}", "-e", f"PATH={self.lab.environment['PATH']}")
+        return ("dhclient", "-4", "-d", "-v", *options, "-cf", "/dev/null", *environment, "-lf", f"{self.leases}/dhclient.wlan0.leases",
+                "-pf", self.lab.directory / "dhclient.pid", "wlan0")
+
+    def start(self):
+        before = self.bound()
+        self.process = self.lab.spawn(*self.command(), output=self.log)
+        wait_until(lambda: self.bound() > before, 20, "dhclient's lease", self.log.read_text)
+
+    def bound(self):
+        # Its script has ended by then.
+        return self.log.read_text().count("bound to ") if self.log.exists() else 0
+
+    def renew(self):
+        before = self.bound()
+        wait_until(lambda: self.bound() > before, 20, "dhclient renewing", self.log.read_text)
+
+    def release(self):
+        """`dhclient -r` ends the other one, and waits for that."""
+        release = self.lab.spawn(*self.command("-r"), output=self.lab.directory / "dhclient-release.log")
+        self.process.wait(10)
+        release.wait(10)
+
+    def obtain(self):
+        self.start()
+
+    def lose(self):
+        """A laptop that falls asleep: the old address stays until another server has refused it."""
+        self.process.kill()
+        self.process.wait()
+
+    def find(self):
+        self.start()
+
+
+class Udhcpc:
+    """busybox's udhcpc with the distribution's script on wlan0. For a lab that is not configured."""
+
+    def __init__(self, lab):
+        self.lab = lab
+        self.log, self.process = lab.directory / "udhcpc.log", None
+
+    def hand_out(self, site, gateway):
+        self.lab.hand_out(site, gateway)
+
+    def start(self):
+        self.process = self.lab.spawn("udhcpc", "--foreground", "--interface=wlan0", "--script=/etc/udhcpc/default.script", "--timeout=1",
+                                      "--retries=10", "--tryagain=1", output=self.log)
+        self._wait_for("lease of", 0)
+
+    def renew(self):
+        self._signal(signal.SIGUSR1, "lease of")
+
+    def release(self):
+        self._signal(signal.SIGUSR2, "entering released state")
+
+    def obtain(self):
+        self.renew()
+
+    def lose(self):
+        self.release()
+
+    def find(self):
+        self.obtain()
+
+    def _signal(self, number, answer):
+        before = self.log.read_text().count(answer)
+        self.process.send_signal(number)
+        self._wait_for(answer, before)
+
+    def _wait_for(self, answer, before):
+        wait_until(lambda: self.log.read_text().count(answer) > before, 15, f"udhcpc's {answer!r}", self.log.read_text)
+        # The script ends after that line.
+        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        wait_until(lambda: not children.read_text(), what="the script of udhcpc")
+
+
+STRONGSWAN_CONF = """
+charon-systemd {
+  load_modular = no
+  load = random nonce aes sha1 sha2 hmac kdf gmp kernel-netlink socket-default bypass-lan vici updown
+  filelog { lab { path = LAB/charon.log
+      default = 1
+      flush_line = yes } }
+  plugins { vici { socket = unix://LAB/charon.vici } }
+}
+"""
+
+# Neighbour discovery passes, as strongSwan's own examples have it: the kernel asks policies about it too.
+SWANCTL_CONF = "connections {" + "".join(f"""
+  vpn{family} {{ remote_addrs = {VPN_SEEN[family]}
+    local {{ auth = psk
+      id = laptop }}
+    remote {{ auth = psk
+      id = gateway }}
+    children {{ all{family} {{ remote_ts = {everything}
+        start_action = trap }} }} }}""" for family, everything in ((4, "0.0.0.0/0"), (6, "::/0"))) + """
+  discovery { children {""" + "".join(f"""
+      type{kind} {{ local_ts = ::/0[ipv6-icmp/{kind}]
+        remote_ts = ::/0[ipv6-icmp/{kind}]
+        mode = pass
+        start_action = trap }}""" for kind in (135, 136)) + """ } }
+}
+secrets { ike { secret = lab } }
+"""
+
+
+class StrongSwan:
+    """charon with a tunnel for everything, IPv4 and IPv6, that comes up on demand: its policies are there, the tunnel is not."""
+
+    def __init__(self, lab):
+        self.lab = lab
+        (lab.directory / "strongswan.conf").write_text(STRONGSWAN_CONF.replace("LAB", str(lab.directory)))
+        (lab.directory / "swanctl.conf").write_text(SWANCTL_CONF)
+        self.log, self.socket = lab.directory / "charon.log", lab.directory / "charon.vici"
+        self.process = None
+
+    def start(self):
+        """charon alone, without any connection."""
+        self.process = self.lab.spawn("charon-systemd", output=self.lab.directory / "charon.out",
+                                      environment={"STRONGSWAN_CONF": str(self.lab.directory / "strongswan.conf")})
+        wait_until(lambda: self.swanctl("--stats", check=False).returncode == 0, 10, "charon answering",
+                   lambda: (self.lab.directory / "charon.out").read_text() + self.log.read_text())
+
+    def swanctl(self, *arguments, check=True):
+        return self.lab.run("env", f"STRONGSWAN_CONF={self.lab.directory}/strongswan.conf", "swanctl", *arguments, "--uri", f"unix://{self.socket}", check=check)
+
+    def load(self):
+        """Loads the connections, and with them the policies."""
+        return self.swanctl("--load-all", "--file", self.lab.directory / "swanctl.conf").stdout
+
+    def stop(self):
+        self.lab.end(self.process)
+
+    def kill(self):
+        """A crash: rules, table 220 and policies stay."""
+        self.process.kill()
+        self.process.wait()

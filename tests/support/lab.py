@@ -573,7 +573,12 @@ E""", "vpn")
         """What a network manager does once it has noticed the loss: no address, no route of that link is left."""
         if link in self.dhcp:
             self.end(self.dhcp.pop(link))
-        self.shell(f"ip address flush dev {link} scope global; ip -6 route flush dev {link} proto ra;"
+        self.shell(f"ip -4 address flush dev {link} scope global")
+        self.forget_routers(link)
+
+    def forget_routers(self, link="wlan0"):
+        """The same for what router advertisements left."""
+        self.shell(f"ip -6 address flush dev {link} scope global; ip -6 route flush dev {link} proto ra;"
                    f" ip -6 route flush dev {link} root 2000::/3")
 
     def lease(self, link="wlan0"):
@@ -581,15 +586,22 @@ E""", "vpn")
         self.dhcp[link] = self.spawn("udhcpc", "--foreground", f"--interface={link}", f"--script={self.directory}/dhcp-script",
                                      "--timeout=1", "--retries=10", "--tryagain=1", output=self.directory / f"udhcpc-{link}.log",
                                      environment={"LAB_METRIC": str(self.links[link])})
+        self.wait_for_defaults(link, self.directory / f"udhcpc-{link}.log")
 
+    def wait_for_defaults(self, link, log):
+        """Until DHCP and a router advertisement have both given an address and a default. log: the DHCP client's."""
         def connected():
             if self.has_default(6, link):
                 return self.has_default(4, link)
-            self.run(PYTHON, "-c", SOLICIT_ROUTER, link, check=False)  # Fails while the link-local address is missing.
+            self.solicit_router(link)
             return False
 
-        wait_until(connected, 10, f"a lease and a router on {link}",
-                   lambda: self.shell("ip address; ip route; ip -6 route") + (self.directory / f"udhcpc-{link}.log").read_text())
+        wait_until(connected, 15, f"a lease and a router on {link}",
+                   lambda: self.shell("ip address; ip route; ip -6 route") + log.read_text())
+
+    def solicit_router(self, link="wlan0"):
+        # Fails while the link-local address is missing.
+        self.run(PYTHON, "-c", SOLICIT_ROUTER, link, check=False)
 
     def connect(self, link, site):
         self.plug(site, link)
@@ -606,14 +618,19 @@ E""", "vpn")
         source = self.shell(f"ip -{family} -o address show dev {link} scope global")
         return bool(routes and source and "tentative" not in source)
 
-    def _write_dhcp_options(self, site, gateway):
-        (self.directory / f"dhcp-options-{site.name}").write_text(f"option:router,{gateway}\noption:dns-server,{site.gateway}\n")
+    def _write_dhcp_options(self, site, gateway, *more):
+        (self.directory / f"dhcp-options-{site.name}").write_text(
+            "".join(f"option:{option}\n" for option in (f"router,{gateway}", f"dns-server,{site.gateway}", *more)))
+
+    def hand_out(self, site, gateway, *more):
+        """The site's DHCP server names that gateway from now on. more: options, as dnsmasq(8) has them after `option:`."""
+        self._write_dhcp_options(SITES[site], gateway, *more)
+        server = next(p for p in self.processes if f"--dhcp-optsfile={self.directory}/dhcp-options-{site}" in p.args)
+        server.send_signal(signal.SIGHUP)
 
     def change_gateway(self, site, gateway, link="wlan0"):
         """The site's DHCP server names another gateway; the laptop renews its lease and keeps its address."""
-        self._write_dhcp_options(SITES[site], gateway)
-        server = next(p for p in self.processes if f"--dhcp-optsfile={self.directory}/dhcp-options-{site}" in p.args)
-        server.send_signal(signal.SIGHUP)
+        self.hand_out(site, gateway)
         log = self.directory / f"udhcpc-{link}.log"
 
         def renewed():
