@@ -116,7 +116,7 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
     observed->hints = std::exchange(hints_, {});
     Desired desired = decide(*observed, config_now(), memory_, setup_.cgroup_root);
     gateways_.clear();
-    for (const Neighbour& gateway : rival_gateways(observed->routes)) gateways_.insert(gateway.host);
+    for (const Neighbour& gateway : watched_gateways(observed->routes)) gateways_.insert(gateway.host);
     pass.wait = limit_moves(*observed, desired, since);
     ask_sources(*observed, desired, since);
     Plan plan = diff(*observed, desired);

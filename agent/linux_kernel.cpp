@@ -72,7 +72,7 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
             if (auto done = take(observed.routes, routing_.routes(family, table)); !done)
                 return tl::make_unexpected(done.error());
 
-    for (const Neighbour& gateway : rival_gateways(observed.routes)) {
+    for (const Neighbour& gateway : watched_gateways(observed.routes)) {
         auto known = routing_.neighbour(gateway.link, gateway.host);
         if (!known) return tl::make_unexpected(known.error());
         if (*known) observed.gateways.push_back(**known);
@@ -203,6 +203,7 @@ Expected<void> LinuxKernel::apply(const Operation& operation) {
         Expected<void> operator()(const DetachBirthMark& op) {
             return kernel.birth_marks_.detach(op.class_name, op.cgroup);
         }
+        Expected<void> operator()(const ForgetNeighbour& op) { return kernel.routing_.forget(op.neighbour); }
         Expected<void> operator()(const EndSocket& op) {
             auto diag = kernel.socket_diag();
             return diag ? (*diag)->end(op.socket) : tl::make_unexpected(diag.error());

@@ -34,6 +34,16 @@ std::vector<Neighbour> rival_gateways(const std::vector<Route>& routes) {
     return gateways;
 }
 
+std::vector<Neighbour> watched_gateways(const std::vector<Route>& routes) {
+    std::vector<Neighbour> gateways = rival_gateways(routes);
+    for (const Route& route : routes) {
+        if (!is_default(route) || family_of(route) != Family::ipv6 || !route.gateway) continue;
+        Neighbour gateway{.link = route.link, .host = *route.gateway};
+        if (std::ranges::find(gateways, gateway) == gateways.end()) gateways.push_back(gateway);
+    }
+    return gateways;
+}
+
 const address& any_public_destination(Family family) {
     return *std::ranges::find(public_destinations(), family, [](const address& a) { return family_of(a); });
 }

@@ -20,7 +20,7 @@ struct Observed {
     std::vector<Rule> rules;                      ///< both families, in the order the kernel consults them
     std::vector<Lookup> lookups;                  ///< unmarked, of `public_destinations()`; the first of each family
                                                   ///< also by each link that may be a tunnel
-    std::vector<Neighbour> gateways;              ///< of main's defaults, where there are several of a family
+    std::vector<Neighbour> gateways;              ///< `watched_gateways`, as far as the kernel has tried them
     std::string cgroup_mount;                     ///< where cgroup2 is mounted, for the text of operations
     std::map<std::string, std::uint64_t> cgroups; ///< those of the classes that exist, by path; the id
     ObservedNft nft;
@@ -44,6 +44,9 @@ const std::vector<address>& public_destinations();
 
 /// Gateways of main's defaults of a family that has several, each once: one that does not answer loses to the others.
 std::vector<Neighbour> rival_gateways(const std::vector<Route>& routes);
+
+/// Those, and every IPv6 gateway: where that of our table has failed, the kernel prefers the backstop to it.
+std::vector<Neighbour> watched_gateways(const std::vector<Route>& routes);
 
 /// The first of them of that family.
 const address& any_public_destination(Family family);

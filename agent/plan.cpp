@@ -219,6 +219,20 @@ void append(Plan& plan, const std::vector<Operation>& operations) {
     plan.insert(plan.end(), operations.begin(), operations.end());
 }
 
+/// The kernel's first choice among IPv6 routes leaves out a gateway whose entry has failed, and takes the backstop,
+/// which has none: it asks for the gateway again after a minute (rtr_probe_interval), with packets for it or without.
+Plan neighbours_to_forget(const Observed& observed, const Desired& desired) {
+    Plan plan;
+    for (const Neighbour& neighbour : observed.gateways) {
+        bool in_use = std::ranges::any_of(desired.routes, [&](const Route& route) {
+            return is_default(route) && route.link == neighbour.link && route.gateway == neighbour.host;
+        });
+        if (in_use && neighbour.host.is_v6() && neighbour.state == NeighbourState::failed)
+            plan.push_back(ForgetNeighbour{neighbour});
+    }
+    return plan;
+}
+
 } // namespace
 
 Plan diff(const Observed& observed, const Desired& desired) {
@@ -252,6 +266,7 @@ Plan diff(const Observed& observed, const Desired& desired) {
     if (wants_nft && !adopts_nft) plan.push_back(ReplaceNft{desired.nft});
     append(plan, elements.members_to_add);
     append(plan, births.to_add);
+    append(plan, neighbours_to_forget(observed, desired));
 
     append(plan, elements.members_to_remove);
     append<DeleteRule>(plan, rules.to_delete);
@@ -336,6 +351,11 @@ struct Printer {
         if (s.remote) text += fmt::format(" dst {} dport = {}", s.remote->to_string(), s.remote_port);
         return text;
     }
+    std::string operator()(const ForgetNeighbour& op) const {
+        const Link* link = find_link(observed, op.neighbour.link);
+        return fmt::format("ip neighbour del {} dev {}", op.neighbour.host.to_string(),
+                           link ? link->name : fmt::format("if{}", op.neighbour.link.value));
+    }
 };
 
 } // namespace
@@ -345,8 +365,8 @@ std::string to_string(const Operation& operation, const Observed& observed) {
 }
 
 bool is_dispensable(const Operation& operation) {
-    if (std::holds_alternative<EndSocket>(operation) || std::holds_alternative<PinBirthMark>(operation) ||
-        std::holds_alternative<AttachBirthMark>(operation))
+    if (std::holds_alternative<EndSocket>(operation) || std::holds_alternative<ForgetNeighbour>(operation) ||
+        std::holds_alternative<PinBirthMark>(operation) || std::holds_alternative<AttachBirthMark>(operation))
         return true;
     const auto* replace = std::get_if<ReplaceRoute>(&operation);
     return replace && !is_default(replace->route);

@@ -99,10 +99,16 @@ struct EndSocket {
     bool operator==(const EndSocket&) const = default;
 };
 
+/// A gateway that failed and may answer by now: without an entry the next packet asks for it again.
+struct ForgetNeighbour {
+    Neighbour neighbour;
+    bool operator==(const ForgetNeighbour&) const = default;
+};
+
 using Operation =
     std::variant<ReplaceRoute, DeleteRoute, AddRule, DeleteRule, AddXfrmPolicy, DeleteXfrmPolicy, CreateCgroup,
                  RemoveCgroup, ReplaceNft, DeleteNft, AddMember, RemoveMember, AddLink, RemoveLink, PinBirthMark,
-                 UnpinBirthMark, AttachBirthMark, DetachBirthMark, EndSocket>;
+                 UnpinBirthMark, AttachBirthMark, DetachBirthMark, EndSocket, ForgetNeighbour>;
 using Plan = std::vector<Operation>;
 
 /// Empty when everything is as desired. A Desired with nothing in it gives the plan that releases everything of ours.
@@ -112,7 +118,8 @@ Plan diff(const Observed& observed, const Desired& desired);
 std::string to_string(const Operation& operation, const Observed& observed);
 
 /// A plan goes on without a copied route that the kernel refuses, without the mark that sockets are born with (nft
-/// marks their packets then) and without the end of a socket: the rest of the steering does not lean on them.
+/// marks their packets then), without the end of a socket and with a neighbour remembered: the rest of the steering
+/// does not lean on them.
 bool is_dispensable(const Operation& operation);
 
 } // namespace novpn

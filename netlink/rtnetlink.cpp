@@ -272,6 +272,19 @@ Expected<void> RouteSocket::remove(const Route& route) {
     return done;
 }
 
+Expected<void> RouteSocket::forget(const Neighbour& neighbour) {
+    ndmsg header{};
+    header.ndm_family = static_cast<unsigned char>(neighbour.host.is_v4() ? AF_INET : AF_INET6);
+    header.ndm_ifindex = static_cast<int>(neighbour.link.value);
+    NlMessage request = make_request(RTM_DELNEIGH, header);
+    nla_put_addr(request.get(), NDA_DST, to_nl(neighbour.host).get());
+    auto done = acknowledge(*request, "forgetting neighbour " + neighbour.host.to_string());
+    if (!done &&
+        (done.error().code == std::errc::no_such_file_or_directory || done.error().code == std::errc::no_such_device))
+        return {};
+    return done;
+}
+
 Expected<void> RouteSocket::add(const Rule& rule) {
     nl_msg* built = nullptr;
     int error = rtnl_rule_build_add_request(to_nl(rule).get(), NLM_F_CREATE | NLM_F_EXCL, &built);

@@ -36,6 +36,8 @@ class RouteSocket {
     Expected<std::vector<Rule>> rules();
     /// ip neighbour get HOST dev LINK; nothing where the kernel has not tried to reach it.
     Expected<std::optional<Neighbour>> neighbour(IfIndex link, const address& host);
+    /// ip neighbour del HOST dev LINK. One that is not there (any more) is done.
+    Expected<void> forget(const Neighbour& neighbour);
     /// ip neighbour show nud all, both families
     Expected<std::vector<Neighbour>> neighbours();
     /// ip route get DESTINATION [mark M] [oif LINK] fibmatch

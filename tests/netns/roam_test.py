@@ -53,6 +53,32 @@ class Roam(LabTest):
         self.assertGreater(counts["answered"], 0, counts)
         self.assert_same(sniffer.packets("tun"), [], f"packets in the tunnel ({counts})")
 
+    def test_an_ipv6_gateway_that_was_silent_for_a_while_is_asked_again(self):
+        """The kernel prefers the backstop to a gateway whose neighbour entry has failed."""
+        # Its advertisements and questions would bring its MAC address; silent, it gives no answer either.
+        self.lab.shell("nft add table inet silent; nft add chain inet silent output '{ type filter hook output priority 0; }';"
+                       "nft add rule inet silent output 'oif lan icmpv6 type { nd-router-advert, nd-neighbor-solicit } drop';"
+                       "nft add chain inet silent answers '{ type filter hook output priority 1; }';"
+                       "nft add rule inet silent answers oif lan icmpv6 type nd-neighbor-advert drop", "router_a")
+        self.lab.shell(f"ip -6 neighbour replace {self.lab.laptop_address(6)} dev lan nud permanent lladdr"
+                       f" {self.lab.shell('ip -o link show wlan0').split('ether ')[1].split()[0]}", "router_a")
+        self.start_agent()
+        # Without a takeover what is not marked yet has the kernel ask.
+        self.vpn_up("def1-ipv6")
+        gateway = self.agent.status()["families"]["ipv6"]["uplink"]["gateway"]
+        self.lab.shell("ip -6 neighbour flush dev wlan0")
+        monitor = self.lab.directory / "neighbours"
+        self.lab.spawn("ip", "-o", "monitor", "neigh", output=monitor)
+
+        def failed():
+            self.assertRegex(self.lab.seen(family=6, member=True), "^no answer")
+            return f"{gateway} dev wlan0 " in monitor.read_text() and "FAILED" in monitor.read_text()
+
+        the_lab.wait_until(failed, 20, "the gateway failing", monitor.read_text)
+        self.lab.shell("nft flush chain inet silent answers", "router_a")
+        the_lab.wait_until(lambda: not self.lab.seen(family=6, member=True).startswith("no answer"), 10, "an answer by IPv6",
+                           lambda: self.lab.shell("ip -6 neighbour; ip -6 route show table 7866"))
+
 
 class TwoLinks(LabTest):
     wired = True

@@ -447,6 +447,7 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
             pinned->second.cgroups.erase(op.cgroup);
             return {};
         }
+        Expected<void> operator()(const ForgetNeighbour&) { return {}; } // has no neighbours
         Expected<void> operator()(const EndSocket& op) {
             std::erase(kernel.open_sockets, op.socket);
             return {};

@@ -200,6 +200,25 @@ TEST(Diff, AStructureOfAnotherKindIsReplacedWhole) {
     EXPECT_TRUE(std::holds_alternative<ReplaceNft>(plan[0]));
 }
 
+TEST(Diff, AnIpv6GatewayThatFailedIsForgotten) {
+    FakeKernel kernel = laptop();
+    apply_all(kernel, plan_of(kernel));
+    Observed observed = *kernel.observe(scope());
+    Neighbour failed{.link = IfIndex{2}, .host = ip("fe80::1"), .state = NeighbourState::failed};
+    observed.gateways = {
+        failed,
+        {.link = IfIndex{2}, .host = ip("fe80::2"), .state = NeighbourState::failed},       // of nobody's route
+        {.link = IfIndex{2}, .host = ip("192.168.10.1"), .state = NeighbourState::failed}}; // IPv4 asks again itself
+    Plan plan = diff(observed, decide(observed, {}, {}, kRoot));
+    EXPECT_EQ(plan, (Plan{ForgetNeighbour{failed}}));
+    ASSERT_FALSE(plan.empty());
+    EXPECT_EQ(to_string(plan[0], observed), "ip neighbour del fe80::1 dev wlan0");
+    EXPECT_TRUE(is_dispensable(plan[0]));
+
+    observed.gateways = {{.link = IfIndex{2}, .host = ip("fe80::1"), .state = NeighbourState::incomplete}};
+    EXPECT_TRUE(diff(observed, decide(observed, {}, {}, kRoot)).empty());
+}
+
 TEST(Conflicts, NameTheOwnerOfATableAndOfAMark) {
     FakeKernel kernel = laptop();
     kernel.add_route({.table = TableId{7866},
