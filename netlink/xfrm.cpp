@@ -128,23 +128,26 @@ std::string identity(const XfrmPolicy& policy) {
 }
 
 std::optional<XfrmPolicy> to_policy(std::span<const std::byte> message) {
-    auto* info = header_of<xfrm_userpolicy_info>(message, {XFRM_MSG_NEWPOLICY});
-    if (!info || !to_family(info->sel.family) || info->dir > XFRM_POLICY_FWD) return std::nullopt;
-    auto attributes = Attributes<XFRMA_MAX>::parse(message, sizeof *info);
+    const void* header = header_of<xfrm_userpolicy_info>(message, {XFRM_MSG_NEWPOLICY});
+    if (!header) return std::nullopt;
+    xfrm_userpolicy_info info; // wants 8 bytes of alignment; netlink gives 4
+    std::memcpy(&info, header, sizeof info);
+    if (!to_family(info.sel.family) || info.dir > XFRM_POLICY_FWD) return std::nullopt;
+    auto attributes = Attributes<XFRMA_MAX>::parse(message, sizeof info);
     if (!attributes) return std::nullopt;
-    const xfrm_selector& selector = info->sel;
+    const xfrm_selector& selector = info.sel;
     unsigned bits = selector.family == AF_INET ? 32 : 128;
     if (selector.prefixlen_s > bits || selector.prefixlen_d > bits) return std::nullopt;
 
-    XfrmPolicy policy{.direction = static_cast<XfrmDirection>(info->dir),
+    XfrmPolicy policy{.direction = static_cast<XfrmDirection>(info.dir),
                       .source = prefix_of(to_ip(selector.saddr, selector.family), selector.prefixlen_s),
                       .destination = prefix_of(to_ip(selector.daddr, selector.family), selector.prefixlen_d),
                       .source_port = to_port(selector.sport, selector.sport_mask),
                       .destination_port = to_port(selector.dport, selector.dport_mask),
                       .if_id = attributes->value<std::uint32_t>(XFRMA_IF_ID).value_or(0),
-                      .priority = info->priority,
-                      .index = info->index,
-                      .block = info->action == XFRM_POLICY_BLOCK};
+                      .priority = info.priority,
+                      .index = info.index,
+                      .block = info.action == XFRM_POLICY_BLOCK};
     if (selector.proto) policy.ip_protocol = selector.proto;
     if (selector.ifindex) policy.link = IfIndex{static_cast<std::uint32_t>(selector.ifindex)};
     if (auto mark = attributes->value<xfrm_mark>(XFRMA_MARK)) policy.mark = Mark{mark->v, mark->m};
