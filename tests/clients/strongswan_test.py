@@ -19,7 +19,8 @@ class StrongSwanTest(ClientTest):
     def policies(self):
         """Without those of charon's own sockets: (text, priority, whether it is ours)."""
         found = re.split(r"^(?=src )", self.lab.shell("ip xfrm policy"), flags=re.MULTILINE)
-        return [(text, int(re.search(r"priority (\d+)", text)[1]), OURS in text) for text in found if " priority " in text and "socket" not in text]
+        return [(text, int(re.search(r"priority (\d+)", text)[1]), OURS in text)
+                for text in found if " priority " in text and "socket" not in text]
 
     def assert_beside_rule_220(self, present=True):
         """charon's rule is behind ours, in both families."""
@@ -55,7 +56,7 @@ class StrongSwanTest(ClientTest):
     def assert_no_policies(self):
         self.assert_same(self.policies(), [], "policies")
 
-    def test_start_load_roam_stop(self):
+    def test_start_load_stop(self):
         self.start_agent()
         self.charon.start()
         self.assert_beside_rule_220()

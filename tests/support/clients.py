@@ -190,7 +190,7 @@ class Dhclient:
         self.log, self.process = lab.directory / "dhclient.log", None
 
     def hand_out(self, site, gateway):
-        self.lab.hand_out(site, gateway, "T1,2")
+        self.lab.hand_out(site, gateway, "T1,4")  # dnsmasq ignores a time of 2
 
     def command(self, *options):
         environment = ("-e", f"LAB={self.lab.directory}", "-e", f"PATH={self.lab.environment['PATH']}")
