@@ -18,6 +18,7 @@ Scope scope_of(const Config& config, const std::string& cgroup_root, Depth depth
     for (const ClassConfig& c : config.classes) {
         scope.tables.push_back(c.table);
         scope.cgroups.push_back(cgroup_of(c, cgroup_root));
+        scope.destinations.insert(scope.destinations.end(), c.destinations.begin(), c.destinations.end());
     }
     return scope;
 }
@@ -76,6 +77,18 @@ Applied apply_all(Kernel& kernel, const Plan& plan, const Observed& observed, st
         if (!to_the_end) break;
     }
     return applied;
+}
+
+/// The users and destinations that the class had and has no more.
+ClassDecision selectors_gone(const ClassDecision& before, const ClassDecision* now) {
+    ClassDecision gone;
+    for (std::uint32_t uid : before.users)
+        if (!now || !now->users.contains(uid)) gone.users.insert(uid);
+    for (const Prefix& prefix : before.destinations) {
+        auto covers = [&](const Prefix& other) { return contains(other, prefix); };
+        if (!now || std::ranges::none_of(now->destinations, covers)) gone.destinations.push_back(prefix);
+    }
+    return gone;
 }
 
 } // namespace
@@ -205,25 +218,34 @@ std::optional<Clock::duration> Agent::limit_moves(const Observed& observed, Desi
     return wait;
 }
 
-/// Of classes that were on and are not any more: members leave them without moving.
+/// Of classes that were on and are not any more, and of selectors that a class has no more: members leave them without
+/// moving.
 Plan Agent::sockets_to_end(const Desired& after) {
     std::set<std::uint64_t> cgroups;
+    std::vector<ClassDecision> selectors; // those that are gone
     for (const auto& [name, before] : desired_ ? desired_->classes : std::map<std::string, ClassDecision>{}) {
         auto now = after.classes.find(name);
         bool goes_on = now != after.classes.end() && now->second.state != ClassState::off &&
                        now->second.mark == before.mark; // with another mark its open flows are nobody's
         bool leaves = before.state != ClassState::off && !goes_on;
-        if (leaves && before.on_leave == OnLeave::end) cgroups.merge(kernel_.cgroup_ids(before.cgroup));
+        if (before.on_leave != OnLeave::end) continue;
+        if (leaves) cgroups.merge(kernel_.cgroup_ids(before.cgroup));
+        if (before.state != ClassState::off)
+            selectors.push_back(selectors_gone(before, goes_on ? &now->second : nullptr));
     }
+    std::erase_if(selectors, [](const ClassDecision& gone) { return gone.users.empty() && gone.destinations.empty(); });
     Plan plan;
-    if (cgroups.empty()) return plan;
+    if (cgroups.empty() && selectors.empty()) return plan;
     auto sockets = kernel_.sockets();
     if (!sockets) {
         spdlog::warn("ending the sockets of a class that is off: {}", to_string(sockets.error()));
         return plan;
     }
-    for (const OpenSocket& socket : *sockets)
-        if (cgroups.contains(socket.cgroup_id) && leaves_this_machine(socket)) plan.push_back(EndSocket{socket});
+    for (const OpenSocket& socket : *sockets) {
+        auto is_selected = [&](const ClassDecision& gone) { return selects(gone, socket); };
+        bool ends = cgroups.contains(socket.cgroup_id) || std::ranges::any_of(selectors, is_selected);
+        if (ends && leaves_this_machine(socket)) plan.push_back(EndSocket{socket});
+    }
     return plan;
 }
 

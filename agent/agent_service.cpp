@@ -94,6 +94,9 @@ boost::json::object Agent::status(const Caller& caller) {
     StatusFacts now = facts();
     auto sockets = kernel_.sockets();
     if (!sockets) now.warnings["sockets"] = "open sockets cannot be counted: " + to_string(sockets.error());
+    if (sockets)
+        for (const OpenSocket& socket : *sockets)
+            if (caller.uid == 0 || caller.uid == socket.uid) now.sockets.push_back(socket);
     for (const ClassConfig& c : now.config.classes) {
         std::string cgroup = cgroup_of(c, setup_.cgroup_root);
         Members& members = now.members[c.name];

@@ -36,6 +36,13 @@ Route default_route(const Uplink& uplink, TableId table) {
             .onlink = uplink.onlink};
 }
 
+/// Bits of the marks of all classes: what has one of them, socket or packet, is in a class.
+std::uint32_t bits_of_all_classes(const Config& config) {
+    std::uint32_t bits = 0;
+    for (const ClassConfig& c : config.classes) bits |= c.mark.mask;
+    return bits;
+}
+
 bool is_copied(const Route& route, Family family, const Observed& observed, const Config& config) {
     if (route.table != kMainTable || family_of(route) != family || is_default(route)) return false;
     if (route.type != RouteType::unicast) return false;
@@ -74,29 +81,82 @@ std::vector<Route> copied_routes(Family family, TableId table, const std::option
     return copies;
 }
 
-/// `fwmark M/K lookup T` and, where names are resolved as the VPN has it, the way around it for port 53.
-void add_rules(std::vector<Rule>& rules, Family family, const ClassConfig& c, Preference preference) {
-    Rule lookup{.family = family,
-                .preference = preference,
-                .action = RuleAction::to_table,
-                .table = c.table,
-                .mark = c.mark,
-                .protocol = kNovpnProtocol};
-    if (c.dns == Dns::vpn) {
-        Preference past{preference.value + 1};
+/// A packet of this machine (what it forwards comes in by another link than lo) that is in no class yet. What nft has
+/// marked goes by its mark alone: whichever selector it was marked for.
+Rule for_unmarked(Family family, Preference preference, const Config& config) {
+    return {.family = family,
+            .preference = preference,
+            .mark = Mark{.value = 0, .mask = bits_of_all_classes(config)},
+            .iif = "lo",
+            .protocol = kNovpnProtocol};
+}
+
+/// Addresses of tunnels other than the class's own way out.
+std::set<address> tunnel_addresses(Family family, const ClassDecision& decision, const Observed& observed,
+                                   const Config& config) {
+    std::set<address> sources;
+    const auto& way_out = decision.ways_out.at(family).uplink;
+    for (const Address& a : observed.addresses) {
+        const Link* link = find_link(observed, a.link);
+        if (family_of(a.local) != family || !link || !is_tunnel(*link, observed, config)) continue;
+        if ((way_out && way_out->link == a.link) || (a.local.is_v6() && a.local.to_v6().is_link_local())) continue;
+        sources.insert(a.local);
+    }
+    return sources;
+}
+
+/// Lookups for sockets that have no mark when connect() chooses their source address.
+void add_unmarked_rules(std::vector<Rule>& rules, Family family, const ClassConfig& c, const ClassDecision& decision,
+                        Preference preference, const Observed& observed, const Config& config) {
+    Rule lookup = for_unmarked(family, preference, config);
+    lookup.table = c.table;
+    const std::size_t with_rule = std::min(decision.destinations.size(), kMaxDestinationRules);
+    for (std::size_t i = 0; i < with_rule; ++i) {
+        if (family_of(decision.destinations[i].network) != family) continue;
+        Rule& rule = rules.emplace_back(lookup);
+        rule.to = decision.destinations[i];
+    }
+    for (std::uint32_t uid : decision.users) {
+        Rule& rule = rules.emplace_back(lookup);
+        rule.uids = UidRange{uid, uid};
+    }
+    // A flow keeps the path it began on: what has a tunnel's address already goes on by the ordinary one.
+    for (const address& source : tunnel_addresses(family, decision, observed, config)) {
+        Rule around = for_unmarked(family, Preference{preference.value - 1}, config);
+        around.action = RuleAction::goto_;
+        around.target = Preference{preference.value + 1};
+        around.from = prefix_of(source, source.is_v4() ? 32 : 128);
+        rules.push_back(around);
+    }
+}
+
+/// `fwmark M/K lookup T`, the lookups for destinations and users and, where names are resolved as the VPN has it, the
+/// way around them for port 53.
+void add_rules(std::vector<Rule>& rules, Family family, const ClassConfig& c, const ClassDecision& decision,
+               Preference preference, const Observed& observed, const Config& config) {
+    const Preference past{preference.value + 1};
+    const bool unmarked = selects_unmarked(c) && c.enabled;
+    if (c.dns == Dns::vpn || unmarked)
         rules.push_back({.family = family, .preference = past, .action = RuleAction::nop, .protocol = kNovpnProtocol});
+    if (c.dns == Dns::vpn) {
         for (std::uint8_t protocol : {std::uint8_t{IPPROTO_UDP}, std::uint8_t{IPPROTO_TCP}}) {
             rules.push_back({.family = family,
                              .preference = Preference{preference.value - 1},
                              .action = RuleAction::goto_,
                              .target = past,
-                             .mark = c.mark,
+                             .mark = unmarked ? std::nullopt : std::optional(c.mark),
                              .ip_protocol = protocol,
                              .destination_port = PortRange{53, 53},
                              .protocol = kNovpnProtocol});
         }
     }
-    rules.push_back(lookup);
+    rules.push_back({.family = family,
+                     .preference = preference,
+                     .action = RuleAction::to_table,
+                     .table = c.table,
+                     .mark = c.mark,
+                     .protocol = kNovpnProtocol});
+    if (unmarked) add_unmarked_rules(rules, family, c, decision, preference, observed, config);
 }
 
 /// The name, and no glob that others match.
@@ -141,19 +201,13 @@ void add_steering(Desired& desired, ClassMarking& marking, const ClassConfig& c,
             desired.routes.push_back(default_route(*way_out, c.table));
             marking.links.insert(way_out->link);
         }
-        add_rules(desired.rules, family, c, desired.rule_order.at(family).lookups.at(c.name));
+        add_rules(desired.rules, family, c, decision, desired.rule_order.at(family).lookups.at(c.name), observed,
+                  config);
         // Without a way out the VPN is one for the class that may use it.
         bool keeps_out = way_out || !may_use_tunnel(c);
         if (keeps_out && !taking_policies(family, observed, way_out).empty())
             add_passing(desired.policies, family, c.mark, observed);
     }
-}
-
-/// Bits of the marks of all classes: a socket that has one of them is in a class.
-std::uint32_t bits_of_all_classes(const Config& config) {
-    std::uint32_t bits = 0;
-    for (const ClassConfig& c : config.classes) bits |= c.mark.mask;
-    return bits;
 }
 
 bool marks_at_birth(const Observed& observed, const Config& config) {
@@ -183,7 +237,13 @@ void add_class(Desired& desired, const ClassConfig& c, const Observed& observed,
         .name = c.name, .mark = c.mark, .dns_by_vpn = c.dns == Dns::vpn, .guarded = !may_use_tunnel(c)};
     // A class that is off marks no new flow. Flows that it had marked go on where `on_leave` lets them; where it ends
     // them, the guard drops and counts what the end of the sockets left over.
-    if (c.enabled) marking.cgroups = {decision.cgroup};
+    if (c.enabled) {
+        decision.destinations = outermost_destinations(c);
+        for (const UserSelector& user : c.users) decision.users.insert(user.uid);
+        marking.cgroups = {decision.cgroup};
+        marking.users = decision.users;
+        marking.destinations = {decision.destinations.begin(), decision.destinations.end()};
+    }
     if (c.enabled || c.on_leave == OnLeave::keep) add_steering(desired, marking, c, decision, observed, config);
     if (c.enabled && marks_at_birth(observed, config))
         desired.birth_marks[c.name] = {{.mark = c.mark, .taken = bits_of_all_classes(config)}, marking.cgroups};
@@ -211,6 +271,21 @@ std::string to_string(ClassState state) {
 }
 
 bool may_use_tunnel(const ClassConfig& c) { return c.via.empty() && c.when_no_uplink == WhenNoUplink::tunnel; }
+
+std::vector<Prefix> outermost_destinations(const ClassConfig& c) {
+    std::vector<Prefix> outermost;
+    for (const Prefix& prefix : c.destinations) {
+        auto is_inside_another = [&](const Prefix& other) { return other != prefix && contains(other, prefix); };
+        if (std::ranges::any_of(c.destinations, is_inside_another)) continue;
+        if (std::ranges::find(outermost, prefix) == outermost.end()) outermost.push_back(prefix);
+    }
+    return outermost;
+}
+
+bool selects(const ClassDecision& decision, const OpenSocket& socket) {
+    auto leads_there = [&](const Prefix& prefix) { return socket.remote && contains(prefix, *socket.remote); };
+    return decision.users.contains(socket.uid) || std::ranges::any_of(decision.destinations, leads_there);
+}
 
 std::string cgroup_of(const ClassConfig& class_config, const std::string& cgroup_root) {
     return cgroup_root + "/" + class_config.name;

@@ -7,6 +7,7 @@
 #include "agent/takeover.h"
 #include "agent/uplink.h"
 #include "config/config.h"
+#include "netlink/sockets.h"
 
 #include <set>
 
@@ -17,6 +18,10 @@ inline constexpr std::uint32_t kBackstopMetric = 4294967295;
 /// Routes copied from main into a class's table, at most.
 inline constexpr std::size_t kMaxCopiedRoutes = 4096;
 
+/// Destinations of a class that have a policy rule, and so the right source address, at most; those beyond are marked
+/// by nft alone, and masqueraded.
+inline constexpr std::size_t kMaxDestinationRules = 64;
+
 enum class ClassState { steering, blocked, tunnel, off };
 std::string to_string(ClassState state); ///< the word of `status`
 
@@ -26,6 +31,8 @@ struct ClassDecision {
     OnLeave on_leave = OnLeave::end; ///< also when the config no longer has the class
     std::string cgroup;
     std::map<Family, Selection> ways_out; ///< its uplinks, or its tunnel
+    std::set<std::uint32_t> users;        ///< none where it is off
+    std::vector<Prefix> destinations;     ///< none where it is off
     bool operator==(const ClassDecision&) const = default;
 };
 
@@ -54,6 +61,12 @@ Desired decide(const Observed& observed, const Config& config, const Memory& mem
 
 /// `when_no_uplink: tunnel` gives up the backstop and the guard. A class that is bound to a tunnel goes nowhere else.
 bool may_use_tunnel(const ClassConfig& c);
+
+/// Its destinations, without those inside another of them, in the order of the config.
+std::vector<Prefix> outermost_destinations(const ClassConfig& c);
+
+/// Whether a socket is one of the class's users, or connected to one of its destinations.
+bool selects(const ClassDecision& decision, const OpenSocket& socket);
 
 /// Path of a class's own cgroup below the cgroup2 mount.
 std::string cgroup_of(const ClassConfig& class_config, const std::string& cgroup_root);

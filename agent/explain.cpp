@@ -7,8 +7,9 @@ namespace {
 namespace json = boost::json;
 
 bool has_unknown_selectors(const Rule& rule) {
-    return rule.from || !rule.iif.empty() || !rule.oif.empty() || rule.ip_protocol || rule.source_port ||
-           rule.destination_port || rule.uids || rule.l3mdev;
+    bool by_iif = !rule.iif.empty() && rule.iif != "lo"; // what this machine sends comes in by lo
+    return rule.from || by_iif || !rule.oif.empty() || rule.ip_protocol || rule.source_port || rule.destination_port ||
+           rule.uids || rule.l3mdev;
 }
 
 bool selects(const Rule& rule, const Lookup& lookup) {

@@ -77,7 +77,8 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
         if (!known) return tl::make_unexpected(known.error());
         if (*known) observed.gateways.push_back(**known);
     }
-    for (const address& destination : public_destinations()) {
+    const auto destinations = telling_destinations(scope);
+    for (const address& destination : destinations) {
         auto lookup = routing_.lookup(destination, std::nullopt);
         if (!lookup) return tl::make_unexpected(lookup.error());
         observed.lookups.push_back(std::move(*lookup));
@@ -85,7 +86,9 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
     for (const Link& link : observed.links) {
         if (!link.up || !may_be_tunnel(link, scope.tunnels)) continue;
         for (Family family : kFamilies) {
-            auto lookup = routing_.lookup(any_public_destination(family), std::nullopt, link.index);
+            const address& any =
+                *std::ranges::find(destinations, family, [](const address& a) { return family_of(a); });
+            auto lookup = routing_.lookup(any, std::nullopt, link.index);
             if (!lookup) return tl::make_unexpected(lookup.error());
             observed.lookups.push_back(std::move(*lookup));
         }
@@ -204,6 +207,7 @@ Expected<void> LinuxKernel::apply(const Operation& operation) {
             return kernel.birth_marks_.detach(op.class_name, op.cgroup);
         }
         Expected<void> operator()(const ForgetNeighbour& op) { return kernel.routing_.forget(op.neighbour); }
+        Expected<void> operator()(const ChangeElements& op) { return kernel.nft_.change(op.change); }
         Expected<void> operator()(const EndSocket& op) {
             auto diag = kernel.socket_diag();
             return diag ? (*diag)->end(op.socket) : tl::make_unexpected(diag.error());

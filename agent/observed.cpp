@@ -44,8 +44,21 @@ std::vector<Neighbour> watched_gateways(const std::vector<Route>& routes) {
     return gateways;
 }
 
-const address& any_public_destination(Family family) {
-    return *std::ranges::find(public_destinations(), family, [](const address& a) { return family_of(a); });
+std::vector<address> telling_destinations(const Scope& scope) {
+    std::vector<address> telling;
+    for (Family family : kFamilies) {
+        std::vector<address> all;
+        for (const address& a : public_destinations())
+            if (family_of(a) == family) all.push_back(a);
+        auto listed = [&](const address& a) {
+            return std::ranges::any_of(scope.destinations, [&](const Prefix& prefix) { return contains(prefix, a); });
+        };
+        std::vector<address> others = all;
+        std::erase_if(others, listed);
+        const auto& some = others.empty() ? all : others;
+        telling.insert(telling.end(), some.begin(), some.end());
+    }
+    return telling;
 }
 
 bool matches(const std::vector<std::string>& globs, const std::string& name) {

@@ -34,6 +34,7 @@ struct Scope {
     std::vector<TableId> tables;      ///< the classes' tables; those that our rules name are looked at as well
     std::vector<std::string> cgroups; ///< the classes' cgroups
     std::vector<std::string> tunnels; ///< globs of the config: tunnels whatever their kind says
+    std::vector<Prefix> destinations; ///< of the classes: what goes there says nothing about the internet
     bool strays = false;              ///< also what another config or a crash may have left: routes of ours in any
     std::string cgroup_root;          ///< table, and with this every cgroup right below it
 };
@@ -48,8 +49,8 @@ std::vector<Neighbour> rival_gateways(const std::vector<Route>& routes);
 /// Those, and every IPv6 gateway: where that of our table has failed, the kernel prefers the backstop to it.
 std::vector<Neighbour> watched_gateways(const std::vector<Route>& routes);
 
-/// The first of them of that family.
-const address& any_public_destination(Family family);
+/// Those that no class has among its destinations; where it has all of a family, all of that family.
+std::vector<address> telling_destinations(const Scope& scope);
 
 /// Kind and hardware of links that carry VPNs; of ppp more has to be known. `named`: globs of the config.
 bool may_be_tunnel(const Link& link, const std::vector<std::string>& named);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <netinet/in.h>
 
 namespace novpn {
@@ -83,7 +84,7 @@ RouteChanges route_changes(const Observed& observed, const Desired& desired) {
 
 struct RuleChanges {
     std::vector<Rule> to_add;
-    std::vector<Rule> stale;     ///< for a mark that a desired rule of the family has
+    std::vector<Rule> stale;     ///< for a mark that a desired rule of the family has, or for all
     std::vector<Rule> to_delete; ///< the others, which may be what the marking of another config leans on
 };
 
@@ -100,6 +101,7 @@ RuleChanges rule_changes(const Observed& observed, const Desired& desired) {
     }
     std::ranges::stable_sort(changes.to_add, {}, rule_rank);
     auto others = std::ranges::stable_partition(changes.to_delete, [&](const Rule& rule) {
+        if (rule.action == RuleAction::goto_ && !rule.mark) return true; // leads every class past what stands there now
         return rule.mark && std::ranges::any_of(desired.rules, [&](const Rule& wanted) {
                    return wanted.family == rule.family && wanted.mark == rule.mark;
                });
@@ -158,9 +160,31 @@ PolicyChanges policy_changes(const Observed& observed, const Desired& desired) {
 struct ElementChanges {
     std::vector<Operation> links_to_add;
     std::vector<Operation> members_to_add;
+    ElementChange users_and_destinations;
     std::vector<Operation> members_to_remove;
     std::vector<Operation> links_to_remove;
 };
+
+template<typename Element>
+void take_difference(std::set<Element> observed, const std::set<Element>& wanted, std::set<Element>& to_add,
+                     std::set<Element>& to_remove) {
+    for (const Element& element : wanted)
+        if (!observed.erase(element)) to_add.insert(element);
+    to_remove = std::move(observed);
+}
+
+ElementChange change_of_users_and_destinations(const Observed& observed, const Desired& desired) {
+    std::set<UserElement> users;
+    std::set<DestinationElement> destinations;
+    for (const ClassMarking& c : desired.nft.classes) {
+        for (std::uint32_t uid : c.users) users.insert({c.name, uid});
+        for (const Prefix& prefix : c.destinations) destinations.insert({c.name, prefix});
+    }
+    ElementChange change;
+    take_difference(observed.nft.users, users, change.users_to_add, change.users_to_remove);
+    take_difference(observed.nft.destinations, destinations, change.destinations_to_add, change.destinations_to_remove);
+    return change;
+}
 
 ElementChanges element_changes(const Observed& observed, const Desired& desired) {
     ElementChanges changes;
@@ -178,6 +202,7 @@ ElementChanges element_changes(const Observed& observed, const Desired& desired)
             if (!present) changes.members_to_add.push_back(AddMember{c.name, path});
         }
     }
+    changes.users_and_destinations = change_of_users_and_destinations(observed, desired);
     for (const MemberElement& member : members) changes.members_to_remove.push_back(RemoveMember{member});
     for (const LinkElement& link : links) changes.links_to_remove.push_back(RemoveLink{link});
     return changes;
@@ -265,6 +290,7 @@ Plan diff(const Observed& observed, const Desired& desired) {
     append<DeleteRule>(plan, rules.stale);
     if (wants_nft && !adopts_nft) plan.push_back(ReplaceNft{desired.nft});
     append(plan, elements.members_to_add);
+    if (!is_empty(elements.users_and_destinations)) plan.push_back(ChangeElements{elements.users_and_destinations});
     append(plan, births.to_add);
     append(plan, neighbours_to_forget(observed, desired));
 
@@ -343,6 +369,9 @@ struct Printer {
     }
     std::string operator()(const DetachBirthMark& op) const {
         return fmt::format("bpftool cgroup detach {} sock_create pinned {}", cgroup(op.cgroup), pin(op.class_name));
+    }
+    std::string operator()(const ChangeElements& op) const {
+        return fmt::format("nft '{}'", fmt::join(to_nft(op.change), "; "));
     }
     std::string operator()(const EndSocket& op) const {
         const OpenSocket& s = op.socket;

@@ -93,6 +93,12 @@ struct DetachBirthMark {
     bool operator==(const DetachBirthMark&) const = default;
 };
 
+/// Users and destinations, all in one transaction.
+struct ChangeElements {
+    ElementChange change;
+    bool operator==(const ChangeElements&) const = default;
+};
+
 /// A member that leaves its class: its flow would go on by a path that is not its any more.
 struct EndSocket {
     OpenSocket socket;
@@ -108,7 +114,7 @@ struct ForgetNeighbour {
 using Operation =
     std::variant<ReplaceRoute, DeleteRoute, AddRule, DeleteRule, AddXfrmPolicy, DeleteXfrmPolicy, CreateCgroup,
                  RemoveCgroup, ReplaceNft, DeleteNft, AddMember, RemoveMember, AddLink, RemoveLink, PinBirthMark,
-                 UnpinBirthMark, AttachBirthMark, DetachBirthMark, EndSocket, ForgetNeighbour>;
+                 UnpinBirthMark, AttachBirthMark, DetachBirthMark, ChangeElements, EndSocket, ForgetNeighbour>;
 using Plan = std::vector<Operation>;
 
 /// Empty when everything is as desired. A Desired with nothing in it gives the plan that releases everything of ours.

@@ -9,6 +9,12 @@ namespace {
 /// The way around, the lookup, and where the way around ends.
 constexpr std::uint32_t kRulesOfAClass = 3;
 
+/// A packet that the class is to have: with its mark, or with none of a class.
+bool could_carry_from(const ClassConfig& c, const Rule& rule) {
+    if (could_carry(rule, c.mark)) return true;
+    return selects_unmarked(c) && could_carry(rule, Mark{.value = 0, .mask = c.mark.mask});
+}
+
 bool names_nothing_but_a_mark(const Rule& rule) {
     return rule.mark && !rule.from && !rule.to && rule.iif.empty() && rule.oif.empty() && !rule.ip_protocol &&
            !rule.source_port && !rule.destination_port && !rule.uids && !rule.l3mdev;
@@ -31,6 +37,8 @@ bool could_carry(const Rule& rule, Mark mark) {
     return !surely_ours;
 }
 
+bool selects_unmarked(const ClassConfig& c) { return !c.users.empty() || !c.destinations.empty(); }
+
 RuleOrder order_rules(Family family, const std::vector<Rule>& observed, const std::vector<ClassConfig>& classes) {
     RuleOrder order;
     std::uint32_t last = 0; // preference that the last of our rules has at the config's places
@@ -41,7 +49,7 @@ RuleOrder order_rules(Family family, const std::vector<Rule>& observed, const st
     std::vector<Rule> rivals;
     for (const Rule& rule : observed) {
         bool rival = rule.family == family && rule.preference.value <= last &&
-                     std::ranges::any_of(classes, [&](const ClassConfig& c) { return could_carry(rule, c.mark); });
+                     std::ranges::any_of(classes, [&](const ClassConfig& c) { return could_carry_from(c, rule); });
         if (rival) rivals.push_back(rule);
     }
     if (rivals.empty()) return order;

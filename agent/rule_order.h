@@ -24,6 +24,9 @@ struct RuleOrder {
 /// Whether a foreign rule could lead a packet with this mark to a route, or away from one.
 bool could_carry(const Rule& rule, Mark mark);
 
+/// Whether it leads sockets that have no mark to its table too: those of users, those to destinations.
+bool selects_unmarked(const ClassConfig& c);
+
 /// At the config's preferences while nothing stands before; else, all classes together and in their order, right below
 /// the lowest foreign rule that leaves room.
 RuleOrder order_rules(Family family, const std::vector<Rule>& observed, const std::vector<ClassConfig>& classes);

@@ -46,6 +46,42 @@ bool is_marked_at_birth(const ClassConfig& c, const StatusFacts& facts) {
     return found != pinned.end() && found->second.cgroups.contains(cgroup_of(c, facts.cgroup_root));
 }
 
+bool has_tunnel_address(const OpenSocket& socket, const StatusFacts& facts) {
+    return std::ranges::any_of(facts.observed.addresses, [&](const Address& a) {
+        const Link* link = find_link(facts.observed, a.link);
+        return a.local == socket.local && link && is_tunnel(*link, facts.observed, facts.config);
+    });
+}
+
+json::object to_json(std::string selector, const ClassDecision& selecting, const StatusFacts& facts) {
+    SelectedSockets counted;
+    for (const OpenSocket& socket : facts.sockets) {
+        if (!selects(selecting, socket) || !leaves_this_machine(socket)) continue;
+        ++counted.sockets;
+        if (has_tunnel_address(socket, facts)) ++counted.old_sockets;
+    }
+    return {{"selector", std::move(selector)}, {"sockets", counted.sockets}, {"old_sockets", counted.old_sockets}};
+}
+
+/// One for each user, for each destination that has a policy rule, and one for those beyond. A destination beyond has
+/// sockets with the tunnel's address as a rule, and they are masqueraded: none is called old.
+json::array selected_members(const ClassConfig& c, const ClassDecision& decision, const StatusFacts& facts) {
+    json::array members;
+    for (const UserSelector& user : c.users)
+        if (decision.users.contains(user.uid))
+            members.push_back(to_json("user " + user.name, {.users = {user.uid}}, facts));
+    const auto& all = decision.destinations;
+    const std::size_t with_rule = std::min(all.size(), kMaxDestinationRules);
+    for (std::size_t i = 0; i < with_rule; ++i)
+        members.push_back(to_json("destination " + to_string(all[i]), {.destinations = {all[i]}}, facts));
+    if (with_rule == all.size()) return members;
+    const std::vector<Prefix> beyond(all.begin() + static_cast<std::ptrdiff_t>(with_rule), all.end());
+    json::object rest = to_json(fmt::format("{} more destinations", beyond.size()), {.destinations = beyond}, facts);
+    rest["old_sockets"] = 0;
+    members.push_back(std::move(rest));
+    return members;
+}
+
 json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
     PacketCounts packets;
     if (auto found = facts.packets.find(c.name); found != facts.packets.end()) packets = found->second;
@@ -67,6 +103,10 @@ json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
                         {"selector", "run"},
                         {"processes", members.processes},
                         {"old_sockets", members.old_sockets}};
+    json::array members_of_class{std::move(member)};
+    if (facts.desired)
+        for (auto& selected : selected_members(c, facts.desired->classes.at(c.name), facts))
+            members_of_class.push_back(std::move(selected));
     return {
         {"name", c.name},
         {"table", c.table.value},
@@ -76,7 +116,7 @@ json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
         {"state", std::move(state)},
         {"uplinks", std::move(uplinks)},
         {"backend", std::move(backend)},
-        {"members", json::array{std::move(member)}},
+        {"members", std::move(members_of_class)},
         {"packets", {{"marked", packets.marked}, {"masqueraded", packets.masqueraded}, {"dropped", packets.dropped}}}};
 }
 

@@ -17,6 +17,12 @@ struct Members {
     std::size_t old_sockets = 0; ///< open sockets of theirs that were made before: they keep their path
 };
 
+/// Open sockets of users of a class, or to one of its destinations, that the caller may see.
+struct SelectedSockets {
+    std::size_t sockets = 0;
+    std::size_t old_sockets = 0; ///< with an address of a tunnel: made before, they keep their path
+};
+
 /// Code of the warning that members' packets are led astray; its text is the summary then.
 inline constexpr const char* kRuleOrderWarning = "rule_order";
 /// The same, by an IPsec policy that no policy of ours comes before.
@@ -29,6 +35,7 @@ struct StatusFacts {
     std::optional<Desired> desired;              ///< none: the kernel could not be looked at
     std::map<std::string, PacketCounts> packets; ///< by class
     std::map<std::string, Members> members;      ///< by class
+    std::vector<OpenSocket> sockets;             ///< those that the caller may see
     std::uint64_t repairs = 0;
     std::optional<std::chrono::microseconds> last_reaction;
     std::map<std::string, std::string> warnings; ///< code → text

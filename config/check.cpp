@@ -73,6 +73,30 @@ std::optional<ConfigError> find_number_clash(const Config& config, const Origins
                                            allowed_beside(clash->key)));
 }
 
+/// A selector that two classes have would put a packet in one of them only.
+template<typename Value>
+std::optional<ConfigError> find_shared(const Config& config, const Origins& origins, std::string_view key,
+                                       std::vector<Value> ClassConfig::*list, auto identity, auto name) {
+    for (auto second = config.classes.begin(); second != config.classes.end(); ++second) {
+        for (auto first = config.classes.begin(); first != second; ++first) {
+            for (const Value& value : (*second).*list) {
+                const auto& others = (*first).*list;
+                if (std::ranges::find(others, identity(value), identity) == others.end()) continue;
+                const Origin* first_at = origins.find(path_of(first->name, key));
+                const Origin* second_at = origins.find(path_of(second->name, key));
+                const bool swapped = second_at->order < first_at->order;
+                const ClassConfig& later = swapped ? *first : *second;
+                const ClassConfig& earlier = swapped ? *second : *first;
+                return error_at(swapped ? *first_at : *second_at,
+                                fmt::format("{}: {} is in class '{}' already ({}); allowed: one class for each",
+                                            path_of(later.name, key), name(value), earlier.name,
+                                            place(swapped ? second_at : first_at)));
+            }
+        }
+    }
+    return std::nullopt;
+}
+
 } // namespace
 
 tl::expected<Config, ConfigError> checked(Config config, const Origins& origins) {
@@ -84,6 +108,14 @@ tl::expected<Config, ConfigError> checked(Config config, const Origins& origins)
         if (auto error = find_uplink_beside_via(of_class, origins)) return tl::unexpected(std::move(*error));
     }
     if (auto error = find_number_clash(config, origins)) return tl::unexpected(std::move(*error));
+    if (auto error = find_shared(
+            config, origins, "users", &ClassConfig::users, [](const UserSelector& user) { return user.uid; },
+            [](const UserSelector& user) { return fmt::format("user '{}'", user.name); }))
+        return tl::unexpected(std::move(*error));
+    if (auto error = find_shared(
+            config, origins, "destinations", &ClassConfig::destinations, [](const Prefix& prefix) { return prefix; },
+            [](const Prefix& prefix) { return to_string(prefix); }))
+        return tl::unexpected(std::move(*error));
     return config;
 }
 

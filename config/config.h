@@ -16,6 +16,13 @@ enum class OnLeave { end, keep };
 enum class Marking { automatic, bpf, nft, net_cls };
 enum class LogLevel { error, warning, info, debug };
 
+/// A user whose packets are in a class.
+struct UserSelector {
+    std::string name; ///< as the config has it: a name, or a number as text
+    std::uint32_t uid = 0;
+    bool operator==(const UserSelector&) const = default;
+};
+
 /// A named group of traffic and where it goes.
 struct ClassConfig {
     std::string name = "novpn";
@@ -28,6 +35,8 @@ struct ClassConfig {
     TableId table{7866};
     Mark mark{.value = 0x4e000000, .mask = 0xff000000};
     Preference preference{64};
+    std::vector<UserSelector> users;
+    std::vector<Prefix> destinations; ///< for every process of the machine
     bool operator==(const ClassConfig&) const = default;
 };
 

@@ -1,6 +1,7 @@
 #include "config/parse.h"
 
 #include <algorithm>
+#include <boost/asio/ip/address.hpp>
 #include <charconv>
 #include <cstdint>
 #include <fmt/format.h>
@@ -8,6 +9,7 @@
 #include <linux/if.h>
 #include <linux/rtnetlink.h>
 #include <optional>
+#include <pwd.h>
 #include <system_error>
 
 namespace novpn {
@@ -20,6 +22,7 @@ constexpr std::uint64_t kHighestPreference = 32764;
 
 constexpr std::size_t kGlobMax = IFNAMSIZ - 1;
 constexpr std::size_t kAccountMax = 32; ///< useradd(8)
+constexpr std::size_t kMaxDestinations = 4096;
 
 /// (uid_t)-1 and (gid_t)-1 stand for "no change" in chown(2) and setresuid(2): nobody has them.
 constexpr std::uint64_t kHighestAccount = 0xfffffffe;
@@ -82,16 +85,83 @@ Parsed<std::string> parse_account(const YamlNode& node) {
     return node.text;
 }
 
-template<auto kParse>
-Parsed<std::vector<std::string>> parse_list(const YamlNode& node) {
-    if (node.kind != YamlNode::Kind::list) return unexpected_value(node, "a list");
-    std::vector<std::string> texts;
-    for (const YamlNode& item : node.children) {
-        auto text = kParse(item);
-        if (!text) return tl::unexpected(text.error());
-        texts.push_back(std::move(*text));
+Parsed<std::uint32_t> uid_of(const YamlNode& node, const std::string& account) {
+    if (!is_account_name(account)) return static_cast<std::uint32_t>(*to_number(account));
+    std::vector<char> buffer(std::size_t{1} << 16);
+    passwd entry{};
+    passwd* found = nullptr;
+    const int error = getpwnam_r(account.c_str(), &entry, buffer.data(), buffer.size(), &found);
+    if (found != nullptr) return found->pw_uid;
+    // What getpwnam(3) lists for "not found".
+    const bool absent = error == 0 || error == ENOENT || error == ESRCH || error == EBADF || error == EPERM;
+    if (absent) return wrong(node, fmt::format("there is no user {} on this machine", quote(account)));
+    return wrong(
+        node, fmt::format("user {} cannot be looked up: {}", quote(account), std::generic_category().message(error)));
+}
+
+Parsed<UserSelector> parse_user(const YamlNode& node) {
+    auto account = parse_account(node);
+    if (!account) return tl::unexpected(account.error());
+    const auto uid = uid_of(node, *account);
+    if (!uid) return tl::unexpected(uid.error());
+    // Packets that no process sends, such as answers to a ping, count as root's; so do most VPN clients'.
+    if (*uid == 0) return wrong(node, quote(node.text) + " is root, whose packets are the kernel's and the VPN's too");
+    return UserSelector{.name = std::move(*account), .uid = *uid};
+}
+
+/// Decimal, at most 3 digits.
+std::optional<unsigned> to_prefix_length(std::string_view text) {
+    if (text.size() > 3 || text.starts_with("0x")) return std::nullopt;
+    const auto number = to_number(text);
+    return number ? std::optional(static_cast<unsigned>(*number)) : std::nullopt;
+}
+
+/// Why no packet to it could leave by an uplink; empty where one could.
+std::string_view unusable(const Prefix& prefix) {
+    const address& network = prefix.network;
+    if (prefix.length == 0) return "is every destination; to do without the VPN, end it";
+    if (network.is_v6() && network.to_v6().is_v4_mapped()) return "is an IPv4 address; write it as one";
+    if (network.is_loopback() || (network.is_v4() && prefix.length >= 8 && network.to_v4().to_bytes()[0] == 127))
+        return "is this machine itself";
+    if (network.is_v6() && network.to_v6().is_link_local() && prefix.length >= 10)
+        return "is link-local, and takes the link that it is on";
+    return {};
+}
+
+Parsed<Prefix> parse_destination(const YamlNode& node) {
+    if (node.kind != YamlNode::Kind::scalar) return unexpected_value(node, "a prefix");
+    const std::string_view text = node.text;
+    const auto slash = text.find('/');
+    boost::system::error_code error;
+    const auto host = boost::asio::ip::make_address(std::string(text.substr(0, slash)), error);
+    const bool zoned = text.find('%') != std::string_view::npos;
+    if (error || zoned) return wrong(node, quote(text) + " is no address and no prefix");
+    const unsigned width = host.is_v4() ? 32 : 128;
+    const auto length =
+        slash == std::string_view::npos ? std::optional(width) : to_prefix_length(text.substr(slash + 1));
+    if (!length || *length > width) {
+        return wrong(node, fmt::format("{} has no length that an {} prefix can have (1 to {})", quote(text),
+                                       host.is_v4() ? "IPv4" : "IPv6", width));
     }
-    return texts;
+    const Prefix prefix = prefix_of(host, *length);
+    if (const auto why = unusable(prefix); !why.empty()) return wrong(node, fmt::format("{} {}", quote(text), why));
+    if (prefix.network != host) {
+        return wrong(node, fmt::format("{} has bits beyond its length; write {}/{} for the network or {} for the host",
+                                       quote(text), prefix.network.to_string(), *length, host.to_string()));
+    }
+    return prefix;
+}
+
+template<auto kParse>
+auto parse_list(const YamlNode& node) -> Parsed<std::vector<typename decltype(kParse(node))::value_type>> {
+    if (node.kind != YamlNode::Kind::list) return unexpected_value(node, "a list");
+    std::vector<typename decltype(kParse(node))::value_type> values;
+    for (const YamlNode& item : node.children) {
+        auto value = kParse(item);
+        if (!value) return tl::unexpected(value.error());
+        values.push_back(std::move(*value));
+    }
+    return values;
 }
 
 std::string describe(const YamlNode& node) {
@@ -162,5 +232,13 @@ Parsed<std::string> parse_optional_link_glob(const YamlNode& node) {
 
 Parsed<std::vector<std::string>> parse_link_globs(const YamlNode& node) { return parse_list<parse_link_glob>(node); }
 Parsed<std::vector<std::string>> parse_accounts(const YamlNode& node) { return parse_list<parse_account>(node); }
+Parsed<std::vector<UserSelector>> parse_users(const YamlNode& node) { return parse_list<parse_user>(node); }
+
+Parsed<std::vector<Prefix>> parse_destinations(const YamlNode& node) {
+    auto destinations = parse_list<parse_destination>(node);
+    if (destinations && destinations->size() > kMaxDestinations)
+        return wrong(node, fmt::format("{} are too many prefixes", destinations->size()));
+    return destinations;
+}
 
 } // namespace novpn

@@ -51,5 +51,9 @@ Parsed<std::string> parse_optional_link_glob(const YamlNode& node); ///< null: a
 Parsed<std::vector<std::string>> parse_link_globs(const YamlNode& node);
 /// Names of users or groups, or numbers, which are kept as text.
 Parsed<std::vector<std::string>> parse_accounts(const YamlNode& node);
+/// Names are looked up on this machine, which may ask a directory server: at load only. Root is refused.
+Parsed<std::vector<UserSelector>> parse_users(const YamlNode& node);
+/// Prefixes and addresses that can be in the internet. An address is a prefix of all its bits.
+Parsed<std::vector<Prefix>> parse_destinations(const YamlNode& node);
 
 } // namespace novpn

@@ -116,6 +116,8 @@ NlPtr<rtnl_rule> to_nl(const Rule& rule) {
         rtnl_rule_set_mark(r, rule.mark->value);
         rtnl_rule_set_mask(r, rule.mark->mask);
     }
+    if (!rule.iif.empty()) rtnl_rule_set_iif(r, rule.iif.c_str());
+    if (rule.from) rtnl_rule_set_src(r, to_nl(rule.from->network, rule.from->length).get());
     if (rule.to) rtnl_rule_set_dst(r, to_nl(rule.to->network, rule.to->length).get());
     if (rule.ip_protocol) rtnl_rule_set_ipproto(r, *rule.ip_protocol);
     if (rule.destination_port) rtnl_rule_set_dport_range(r, rule.destination_port->first, rule.destination_port->last);
@@ -285,10 +287,22 @@ Expected<void> RouteSocket::forget(const Neighbour& neighbour) {
     return done;
 }
 
+namespace {
+
+/// libnl 3.7's rule objects know no uidrange.
+NlMessage with_uids(NlMessage request, const Rule& rule) {
+    if (!rule.uids) return request;
+    const fib_rule_uid_range range{rule.uids->first, rule.uids->last};
+    if (nla_put(request.get(), FRA_UID_RANGE, sizeof range, &range) < 0) throw std::bad_alloc();
+    return request;
+}
+
+} // namespace
+
 Expected<void> RouteSocket::add(const Rule& rule) {
     nl_msg* built = nullptr;
     int error = rtnl_rule_build_add_request(to_nl(rule).get(), NLM_F_CREATE | NLM_F_EXCL, &built);
-    auto request = take(error, built);
+    auto request = with_uids(take(error, built), rule);
     auto done = acknowledge(*request, fmt::format("adding {} rule {}", to_string(rule.family), to_string(rule)));
     if (!done && done.error().code == std::errc::file_exists) return {};
     return done;
@@ -297,7 +311,7 @@ Expected<void> RouteSocket::add(const Rule& rule) {
 Expected<void> RouteSocket::remove(const Rule& rule) {
     nl_msg* built = nullptr;
     int error = rtnl_rule_build_delete_request(to_nl(rule).get(), 0, &built);
-    auto request = take(error, built);
+    auto request = with_uids(take(error, built), rule);
     auto done = acknowledge(*request, fmt::format("deleting {} rule {}", to_string(rule.family), to_string(rule)));
     if (!done && done.error().code == std::errc::no_such_file_or_directory) return {};
     return done;

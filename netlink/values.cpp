@@ -29,6 +29,12 @@ Bytes to_bytes(const address& a) {
     return bytes;
 }
 
+address to_address(const Bytes& bytes) {
+    const auto& d = bytes.data;
+    if (bytes.bits == 32) return boost::asio::ip::address_v4({d[0], d[1], d[2], d[3]});
+    return boost::asio::ip::address_v6(d);
+}
+
 bool same_leading_bits(const Bytes& a, const Bytes& b, unsigned length) {
     for (unsigned bit = 0; bit < length; bit += 8) {
         unsigned differ = a.data[bit / 8] ^ b.data[bit / 8];
@@ -62,15 +68,27 @@ Prefix prefix_of(const address& host, unsigned length) {
     Bytes bytes = to_bytes(host);
     for (unsigned bit = length; bit < bytes.bits; ++bit)
         bytes.data[bit / 8] = static_cast<unsigned char>(bytes.data[bit / 8] & ~(0x80 >> (bit % 8)));
-    if (host.is_v4()) {
-        return {boost::asio::ip::address_v4({bytes.data[0], bytes.data[1], bytes.data[2], bytes.data[3]}), length};
-    }
-    return {boost::asio::ip::address_v6(bytes.data), length};
+    return {to_address(bytes), length};
 }
 
 bool contains(const Prefix& prefix, const address& host) {
     if (prefix.network.is_v4() != host.is_v4()) return false;
     return same_leading_bits(to_bytes(prefix.network), to_bytes(host), prefix.length);
+}
+
+bool contains(const Prefix& prefix, const Prefix& inner) {
+    return prefix.length <= inner.length && contains(prefix, inner.network);
+}
+
+std::optional<address> first_behind(const Prefix& prefix) {
+    Bytes bytes = to_bytes(prefix.network);
+    for (unsigned bit = prefix.length; bit > 0; --bit) { // add one at the last bit of the network, and carry
+        auto& byte = bytes.data[(bit - 1) / 8];
+        const unsigned at = 0x80u >> ((bit - 1) % 8);
+        byte = static_cast<unsigned char>(byte ^ at);
+        if (byte & at) return to_address(bytes);
+    }
+    return std::nullopt;
 }
 
 Family family_of(const address& a) { return a.is_v4() ? Family::ipv4 : Family::ipv6; }

@@ -60,6 +60,9 @@ struct Prefix {
 Prefix any_prefix(Family family);
 Prefix prefix_of(const address& host, unsigned length);
 bool contains(const Prefix& prefix, const address& host);
+bool contains(const Prefix& prefix, const Prefix& inner);
+/// The address right behind the last of the prefix; none where it is the family's last.
+std::optional<address> first_behind(const Prefix& prefix);
 Family family_of(const address& a);
 
 struct Link {

@@ -48,6 +48,8 @@ Expected<ObservedNft> look(nft::Socket& socket) {
     observed.structure = (*header)->comment;
     observed.intact = !(*header)->dormant && !elements->foreign && nft::has_inventory(observed.structure, *inventory);
     observed.members = elements->members;
+    observed.users = elements->users;
+    observed.destinations = elements->destinations;
     observed.links = elements->links;
     return observed;
 }
@@ -115,8 +117,12 @@ Expected<void> Nft::replace(const NftTable& table, const std::set<MemberElement>
     if (!counted) return tl::make_unexpected(counted.error());
 
     const nft::Structure made = nft::structure(table);
+    std::set<UserElement> users;
+    std::set<DestinationElement> destinations;
     std::set<LinkElement> links;
     for (const ClassMarking& c : table.classes) {
+        for (const std::uint32_t uid : c.users) users.insert({.class_name = c.name, .uid = uid});
+        for (const Prefix& prefix : c.destinations) destinations.insert({.class_name = c.name, .prefix = prefix});
         if (!c.guarded) continue;
         for (const IfIndex link : c.links) links.insert({.class_name = c.name, .link = link});
     }
@@ -134,6 +140,8 @@ Expected<void> Nft::replace(const NftTable& table, const std::set<MemberElement>
     for (const nft::Chain& chain : made.chains) nft::add_chain(batch, nft::kTable, chain);
     for (const nft::Rule& rule : made.rules) nft::add_rule(batch, nft::kTable, rule);
     nft::add_elements(batch, links);
+    nft::add_elements(batch, users);
+    nft::add_elements(batch, destinations);
     nft::add_elements(batch, members);
     return impl_->socket.commit(std::move(batch), doing);
 }
@@ -169,6 +177,15 @@ Expected<void> Nft::remove(const LinkElement& link) {
     nft::delete_element(batch, link);
     const auto done = impl_->socket.commit(std::move(batch), about("removing", link));
     return is_absent(done) ? Expected<void>() : done;
+}
+
+Expected<void> Nft::change(const ElementChange& change) {
+    nft::Batch batch;
+    for (const UserElement& user : change.users_to_remove) nft::delete_element(batch, user);
+    for (const DestinationElement& destination : change.destinations_to_remove) nft::delete_element(batch, destination);
+    nft::add_elements(batch, change.users_to_add);
+    nft::add_elements(batch, change.destinations_to_add);
+    return impl_->socket.commit(std::move(batch), about("changing users and destinations of"));
 }
 
 } // namespace novpn

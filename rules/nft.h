@@ -28,7 +28,8 @@ class Nft {
     Expected<void> probe();
 
     /// Makes the table with this structure, or replaces it, in one transaction. Its elements are `members` and the
-    /// classes' links (`cgroups` only tell which levels there are). Counters of classes that were there go on.
+    /// classes' users, destinations and links (`cgroups` only tell which levels there are). Counters of classes that
+    /// were there go on.
     Expected<void> replace(const NftTable& table, const std::set<MemberElement>& members);
     /// nft delete table inet novpn; an absent table is not an error.
     Expected<void> remove();
@@ -36,6 +37,8 @@ class Nft {
     Expected<void> remove(const MemberElement& member);
     Expected<void> add(const LinkElement& link);
     Expected<void> remove(const LinkElement& link);
+    /// All or nothing: what is to be removed must be there.
+    Expected<void> change(const ElementChange& change);
 
     /// Of the socket, by which notifications of our own changes are told from others'.
     std::uint32_t port_id() const;

@@ -19,8 +19,12 @@ void add_chain(Batch& batch, const std::string& table, const Chain& chain);
 void add_rule(Batch& batch, const std::string& table, const Rule& rule);
 
 void add_elements(Batch& batch, const std::set<MemberElement>& members);
+void add_elements(Batch& batch, const std::set<UserElement>& users);
+void add_elements(Batch& batch, const std::set<DestinationElement>& destinations);
 void add_elements(Batch& batch, const std::set<LinkElement>& links);
 void delete_element(Batch& batch, const MemberElement& member);
+void delete_element(Batch& batch, const UserElement& user);
+void delete_element(Batch& batch, const DestinationElement& destination);
 void delete_element(Batch& batch, const LinkElement& link);
 
 struct TableHeader {
@@ -36,6 +40,8 @@ Expected<std::map<std::string, std::uint64_t>> counter_packets(Socket& socket, c
 
 struct Elements {
     std::set<MemberElement> members;
+    std::set<UserElement> users;
+    std::set<DestinationElement> destinations;
     std::set<LinkElement> links;
     bool foreign = false; ///< some element goes elsewhere than to a class
 };

@@ -87,6 +87,8 @@ Structure everything() {
                                                        .dns_by_vpn = true,
                                                        .guarded = true,
                                                        .cgroups = {"probe"},
+                                                       .users = {1},
+                                                       .destinations = {any_prefix(Family::ipv4)},
                                                        .links = {}}}});
 }
 

@@ -26,6 +26,74 @@ std::optional<unsigned> level_of(const std::string& set) {
     return level;
 }
 
+/// Boundaries of the intervals of one set of destinations.
+struct Boundaries {
+    std::string class_name;
+    Family family = Family::ipv4;
+    std::set<address> starts;
+    std::set<address> ends;
+};
+
+std::optional<Boundaries> boundaries_of(const std::string& set) {
+    if (const auto class_name = after(kDestinationSet4, set)) return Boundaries{*class_name, Family::ipv4, {}, {}};
+    if (const auto class_name = after(kDestinationSet6, set)) return Boundaries{*class_name, Family::ipv6, {}, {}};
+    return std::nullopt;
+}
+
+std::optional<address> to_address(const void* key, std::uint32_t size) {
+    boost::asio::ip::address_v4::bytes_type ipv4;
+    boost::asio::ip::address_v6::bytes_type ipv6;
+    if (size == ipv4.size()) {
+        std::memcpy(ipv4.data(), key, size);
+        return boost::asio::ip::address_v4(ipv4);
+    }
+    if (size != ipv6.size()) return std::nullopt;
+    std::memcpy(ipv6.data(), key, size);
+    return boost::asio::ip::address_v6(ipv6);
+}
+
+/// The prefix from `start` up to `end`, which is behind it; none: that is no prefix.
+std::optional<Prefix> prefix_between(const address& start, const std::optional<address>& end) {
+    for (unsigned length = 0; length <= (start.is_v4() ? 32u : 128u); ++length) {
+        const Prefix prefix = prefix_of(start, length);
+        if (prefix.network == start && first_behind(prefix) == end) return prefix;
+    }
+    return std::nullopt;
+}
+
+void take_boundary(nftnl_set_elem* element, Boundaries& into, bool& foreign) {
+    std::uint32_t size = 0;
+    const void* key = nftnl_set_elem_get(element, NFTNL_SET_ELEM_KEY, &size);
+    const auto at = to_address(key, size);
+    if (!at || family_of(*at) != into.family) {
+        foreign = true;
+        return;
+    }
+    const bool is_end = nftnl_set_elem_is_set(element, NFTNL_SET_ELEM_FLAGS) &&
+                        (nftnl_set_elem_get_u32(element, NFTNL_SET_ELEM_FLAGS) & NFT_SET_ELEM_INTERVAL_END) != 0;
+    (is_end ? into.ends : into.starts).insert(*at);
+}
+
+/// Intervals do not overlap, so that each one ends at the nearest end.
+void take_intervals(const Boundaries& boundaries, Elements& into) {
+    for (const address& start : boundaries.starts) {
+        const auto end = boundaries.ends.upper_bound(start);
+        const auto prefix =
+            prefix_between(start, end == boundaries.ends.end() ? std::optional<address>() : std::optional(*end));
+        if (prefix)
+            into.destinations.insert({boundaries.class_name, *prefix});
+        else
+            into.foreign = true;
+    }
+}
+
+/// The class that the verdict of a map's element leads to.
+std::optional<std::string> class_led_to(nftnl_set_elem* element) {
+    const bool goes = nftnl_set_elem_is_set(element, NFTNL_SET_ELEM_VERDICT) &&
+                      nftnl_set_elem_get_u32(element, NFTNL_SET_ELEM_VERDICT) == static_cast<std::uint32_t>(NFT_GOTO);
+    return goes ? after(kMarkChain, text(nftnl_set_elem_get_str(element, NFTNL_SET_ELEM_CHAIN))) : std::nullopt;
+}
+
 void take_element(nftnl_set_elem* element, const std::string& set, Elements& into) {
     std::uint32_t size = 0;
     const void* key = nftnl_set_elem_get(element, NFTNL_SET_ELEM_KEY, &size);
@@ -34,14 +102,17 @@ void take_element(nftnl_set_elem* element, const std::string& set, Elements& int
     if (level && size == sizeof(std::uint64_t)) {
         MemberElement member{.class_name = {}, .level = *level, .cgroup_id = 0};
         std::memcpy(&member.cgroup_id, key, size);
-        const bool goes =
-            nftnl_set_elem_is_set(element, NFTNL_SET_ELEM_VERDICT) &&
-            nftnl_set_elem_get_u32(element, NFTNL_SET_ELEM_VERDICT) == static_cast<std::uint32_t>(NFT_GOTO);
-        const auto class_name =
-            after(kMarkChain, goes ? text(nftnl_set_elem_get_str(element, NFTNL_SET_ELEM_CHAIN)) : "");
-        if (class_name) {
+        if (const auto class_name = class_led_to(element)) {
             member.class_name = *class_name;
             into.members.insert(member);
+            return;
+        }
+    }
+    if (set == kUserMap && size == sizeof(std::uint32_t)) {
+        if (const auto class_name = class_led_to(element)) {
+            UserElement user{.class_name = *class_name, .uid = 0};
+            std::memcpy(&user.uid, key, size);
+            into.users.insert(user);
             return;
         }
     }
@@ -186,15 +257,22 @@ Expected<Elements> observed_elements(Socket& socket, const Inventory& sets, cons
             NFT_MSG_GETSETELEM, [&](nlmsghdr* message) { nftnl_set_elems_nlmsg_build_payload(message, set.get()); },
             doing);
         if (!answer) return tl::make_unexpected(answer.error());
+        auto boundaries = boundaries_of(*name);
         answer->for_each([&](const nlmsghdr* message) {
             auto found = made(nftnl_set_alloc());
             if (nftnl_set_elems_nlmsg_parse(message, found.get()) < 0) return;
-            const auto take = [&](nftnl_set_elem* element) { take_element(element, *name, elements); };
+            const auto take = [&](nftnl_set_elem* element) {
+                if (boundaries)
+                    take_boundary(element, *boundaries, elements.foreign);
+                else
+                    take_element(element, *name, elements);
+            };
             auto* iterator = nftnl_set_elems_iter_create(found.get());
             if (iterator == nullptr) throw std::bad_alloc();
             while (auto* element = nftnl_set_elems_iter_next(iterator)) take(element);
             nftnl_set_elems_iter_destroy(iterator);
         });
+        if (boundaries) take_intervals(*boundaries, elements);
     }
     return elements;
 }

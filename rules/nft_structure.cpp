@@ -65,6 +65,14 @@ Expr load_transport(std::uint32_t offset, std::uint32_t length) {
              {NFTNL_EXPR_PAYLOAD_LEN, length}}};
 }
 
+Expr load_network(std::uint32_t offset, std::uint32_t length) {
+    return {"payload",
+            {{NFTNL_EXPR_PAYLOAD_DREG, std::uint32_t{NFT_REG_1}},
+             {NFTNL_EXPR_PAYLOAD_BASE, std::uint32_t{NFT_PAYLOAD_NETWORK_HEADER}},
+             {NFTNL_EXPR_PAYLOAD_OFFSET, offset},
+             {NFTNL_EXPR_PAYLOAD_LEN, length}}};
+}
+
 Expr load_fib_type(std::uint32_t flags) {
     return {"fib",
             {{NFTNL_EXPR_FIB_DREG, std::uint32_t{NFT_REG_1}},
@@ -200,6 +208,21 @@ Part go_by_cgroup(unsigned level, const std::string& map) {
              verdict_of}};
 }
 
+Part go_by_user() {
+    Expr verdict_of = lookup(kUserMap);
+    verdict_of.attributes.emplace_back(NFTNL_EXPR_LOOKUP_DREG, std::uint32_t{NFT_REG_VERDICT});
+    return {fmt::format("meta skuid vmap @{}", kUserMap), {load_meta(NFT_META_SKUID), verdict_of}};
+}
+
+/// The destination address, where it is in an IPv4 (RFC 791) or an IPv6 header (RFC 8200).
+Part destination_is_in(const std::string& set, Family family) {
+    const bool ipv4 = family == Family::ipv4;
+    const std::uint8_t protocol = ipv4 ? NFPROTO_IPV4 : NFPROTO_IPV6;
+    return {fmt::format("{} daddr @{}", ipv4 ? "ip" : "ip6", set),
+            {load_meta(NFT_META_NFPROTO), compare(NFT_CMP_EQ, {protocol}),
+             ipv4 ? load_network(16, 4) : load_network(24, 16), lookup(set)}};
+}
+
 Part count_in(const std::string& counter) {
     return {
         fmt::format("counter name \"{}\"", counter),
@@ -280,6 +303,10 @@ void add_class_chains(Structure& to, const ClassMarking& c) {
 
 using Levels = std::set<unsigned, std::greater<>>;
 
+bool has_users(const NftTable& table) {
+    return std::ranges::any_of(table.classes, [](const ClassMarking& c) { return !c.users.empty(); });
+}
+
 void add_output(Structure& to, const NftTable& table, const Levels& levels) {
     to.chains.push_back({"output", Hook{"route", "output", NF_INET_LOCAL_OUT, kMangle}});
     for (const ClassMarking& c : table.classes) {
@@ -300,6 +327,14 @@ void add_output(Structure& to, const NftTable& table, const Levels& levels) {
         to.rules.push_back(rule("output", fmt::format("members at level {}", level),
                                 {go_by_cgroup(level, fmt::format("{}{}", kLevelMap, level))}));
     }
+    for (const ClassMarking& c : table.classes) {
+        if (c.destinations.empty()) continue;
+        for (const Family family : kFamilies)
+            to.rules.push_back(
+                rule("output", "destinations of " + c.name,
+                     {destination_is_in(destination_set(c.name, family), family), goto_(kMarkChain + c.name)}));
+    }
+    if (has_users(table)) to.rules.push_back(rule("output", "users", {go_by_user()}));
 }
 
 void add_prerouting(Structure& to, const NftTable& table) {
@@ -343,10 +378,15 @@ Structure structure(const NftTable& table) {
             made.counters.push_back(kDroppedCounter + c.name);
             made.sets.push_back({kLinkSet + c.name, Set::Kind::links});
         }
+        if (!c.destinations.empty()) {
+            made.sets.push_back({destination_set(c.name, Family::ipv4), Set::Kind::destinations4});
+            made.sets.push_back({destination_set(c.name, Family::ipv6), Set::Kind::destinations6});
+        }
         for (const std::string& path : c.cgroups) levels.insert(cgroup_level(path));
     }
     for (const unsigned level : levels)
         made.sets.push_back({fmt::format("{}{}", kLevelMap, level), Set::Kind::chain_by_cgroup});
+    if (has_users(table)) made.sets.push_back({kUserMap, Set::Kind::chain_by_user});
     for (const ClassMarking& c : table.classes) add_class_chains(made, c);
     add_output(made, table, levels);
     add_prerouting(made, table);
@@ -354,6 +394,34 @@ Structure structure(const NftTable& table) {
     add_postrouting(made, table);
     return made;
 }
+
+std::string destination_set(const std::string& class_name, Family family) {
+    return (family == Family::ipv4 ? kDestinationSet4 : kDestinationSet6) + class_name;
+}
+
+std::string_view word(Set::Kind kind) {
+    switch (kind) {
+    case Set::Kind::chain_by_cgroup: return "cgroups";
+    case Set::Kind::chain_by_user: return "users";
+    case Set::Kind::destinations4: return "destinations4";
+    case Set::Kind::destinations6: return "destinations6";
+    case Set::Kind::links: return "links";
+    }
+    return {};
+}
+
+std::string_view type_text(Set::Kind kind) {
+    switch (kind) {
+    case Set::Kind::chain_by_cgroup: return "type cgroupsv2 : verdict";
+    case Set::Kind::chain_by_user: return "type uid : verdict";
+    case Set::Kind::destinations4: return "type ipv4_addr\n\t\tflags interval";
+    case Set::Kind::destinations6: return "type ipv6_addr\n\t\tflags interval";
+    case Set::Kind::links: return "type iface_index";
+    }
+    return {};
+}
+
+bool is_map(Set::Kind kind) { return kind == Set::Kind::chain_by_cgroup || kind == Set::Kind::chain_by_user; }
 
 std::string item(const Chain& chain) {
     if (!chain.hook) return "chain " + chain.name;

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -18,6 +19,9 @@ inline constexpr char kTable[] = "novpn";
 inline constexpr char kBornChain[] = "born_";
 inline constexpr char kMarkChain[] = "mark_";
 inline constexpr char kLevelMap[] = "cgroup_level_";
+inline constexpr char kUserMap[] = "users";
+inline constexpr char kDestinationSet4[] = "destinations4_";
+inline constexpr char kDestinationSet6[] = "destinations6_";
 inline constexpr char kLinkSet[] = "links_";
 inline constexpr char kMarkedCounter[] = "marked_";
 inline constexpr char kMasqueradedCounter[] = "masqueraded_";
@@ -52,7 +56,7 @@ struct Chain {
 };
 
 struct Set {
-    enum class Kind { chain_by_cgroup, links };
+    enum class Kind { chain_by_cgroup, chain_by_user, destinations4, destinations6, links };
     std::string name;
     Kind kind = Kind::links;
 };
@@ -66,6 +70,14 @@ struct Structure {
 };
 
 Structure structure(const NftTable& table);
+
+/// "destinations6_novpn"
+std::string destination_set(const std::string& class_name, Family family);
+/// "cgroups"; for the hash of a structure.
+std::string_view word(Set::Kind kind);
+/// "type ipv4_addr\n\t\tflags interval"; "map" or "set" comes before.
+std::string_view type_text(Set::Kind kind);
+bool is_map(Set::Kind kind);
 
 /// What can be read back from the kernel: one line a chain, rule (by its comment, in order within its chain), set and
 /// counter. Equal inventories make a table intact.

@@ -2,6 +2,7 @@
 #include "rules/nft_structure.h"
 
 #include <fmt/format.h>
+#include <map>
 
 namespace novpn {
 namespace {
@@ -12,23 +13,63 @@ std::string join(const std::vector<std::string>& elements) {
     return text;
 }
 
+std::string set_of(const UserElement&) { return nft::kUserMap; }
+std::string set_of(const DestinationElement& d) {
+    return nft::destination_set(d.class_name, family_of(d.prefix.network));
+}
+
+std::string element_text(const UserElement& user) {
+    return fmt::format("{} : goto {}{}", user.uid, nft::kMarkChain, user.class_name);
+}
+std::string element_text(const DestinationElement& destination) { return to_string(destination.prefix); }
+
 std::vector<std::string> elements_of(const nft::Set& set, const NftTable& table, const LinkNames& link_name) {
     std::vector<std::string> elements;
     for (const ClassMarking& c : table.classes) {
-        if (set.kind == nft::Set::Kind::links) {
-            if (set.name != nft::kLinkSet + c.name) continue;
+        switch (set.kind) {
+        case nft::Set::Kind::links:
+            if (set.name != nft::kLinkSet + c.name) break;
             for (const IfIndex link : c.links) elements.push_back('"' + link_name(link) + '"');
-        } else {
+            break;
+        case nft::Set::Kind::chain_by_cgroup:
             for (const std::string& path : c.cgroups) {
                 if (set.name != fmt::format("{}{}", nft::kLevelMap, cgroup_level(path))) continue;
                 elements.push_back(fmt::format("\"{}\" : goto {}{}", path, nft::kMarkChain, c.name));
             }
+            break;
+        case nft::Set::Kind::chain_by_user:
+            for (const std::uint32_t uid : c.users) elements.push_back(element_text(UserElement{c.name, uid}));
+            break;
+        case nft::Set::Kind::destinations4:
+        case nft::Set::Kind::destinations6:
+            for (const Prefix& prefix : c.destinations) {
+                const DestinationElement element{c.name, prefix};
+                if (set.name == set_of(element)) elements.push_back(element_text(element));
+            }
+            break;
         }
     }
     return elements;
 }
 
+template<typename Element>
+void add_lines(std::vector<std::string>& lines, const char* verb, const std::set<Element>& elements) {
+    std::map<std::string, std::vector<std::string>> by_set;
+    for (const Element& element : elements) by_set[set_of(element)].push_back(element_text(element));
+    for (const auto& [set, texts] : by_set)
+        lines.push_back(fmt::format("{} element inet {} {} {{ {} }}", verb, nft::kTable, set, join(texts)));
+}
+
 } // namespace
+
+std::vector<std::string> to_nft(const ElementChange& change) {
+    std::vector<std::string> lines;
+    add_lines(lines, "delete", change.users_to_remove);
+    add_lines(lines, "delete", change.destinations_to_remove);
+    add_lines(lines, "add", change.users_to_add);
+    add_lines(lines, "add", change.destinations_to_add);
+    return lines;
+}
 
 std::string to_nft(const NftTable& table, const LinkNames& link_name) {
     const nft::Structure made = nft::structure(table);
@@ -40,9 +81,8 @@ std::string to_nft(const NftTable& table, const LinkNames& link_name) {
         if (!chain.hook) text += fmt::format("\tchain {} {{ }}\n", chain.name);
     }
     for (const nft::Set& set : made.sets) {
-        const bool links = set.kind == nft::Set::Kind::links;
-        text += fmt::format("\t{} {} {{\n\t\ttype {}\n", links ? "set" : "map", set.name,
-                            links ? "iface_index" : "cgroupsv2 : verdict");
+        text += fmt::format("\t{} {} {{\n\t\t{}\n", nft::is_map(set.kind) ? "map" : "set", set.name,
+                            nft::type_text(set.kind));
         const auto elements = elements_of(set, table, link_name);
         if (!elements.empty()) text += fmt::format("\t\telements = {{ {} }}\n", join(elements));
         text += "\t}\n";

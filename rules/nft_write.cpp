@@ -12,9 +12,13 @@ namespace {
 constexpr std::size_t kElementsAMessage = 200;
 constexpr std::uint32_t kVerdictData = 0xffffff00; // NFT_DATA_VERDICT
 // The nft tool's own numbers of these types (its enum datatypes), by which it lists elements.
+constexpr std::uint32_t kTypeIpv4Address = 7;
+constexpr std::uint32_t kTypeIpv6Address = 8;
 constexpr std::uint32_t kTypeLinkIndex = 20;
+constexpr std::uint32_t kTypeUid = 24;
 constexpr std::uint32_t kTypeCgroup = 46;
 constexpr std::uint32_t kHostEndian = 1;
+constexpr std::uint32_t kBigEndian = 2;
 
 Ptr<nftnl_expr> to_nftnl(const Expr& expr) {
     auto to = made(nftnl_expr_alloc(expr.name.c_str()));
@@ -31,11 +35,41 @@ Ptr<nftnl_expr> to_nftnl(const Expr& expr) {
     return to;
 }
 
-void put(nftnl_set& set, const MemberElement& member) {
+void put(nftnl_set& set, const void* key, std::uint32_t size, const std::string& class_name) {
     auto element = made(nftnl_set_elem_alloc());
-    nftnl_set_elem_set(element.get(), NFTNL_SET_ELEM_KEY, &member.cgroup_id, sizeof member.cgroup_id);
+    nftnl_set_elem_set(element.get(), NFTNL_SET_ELEM_KEY, key, size);
     nftnl_set_elem_set_u32(element.get(), NFTNL_SET_ELEM_VERDICT, static_cast<std::uint32_t>(NFT_GOTO));
-    nftnl_set_elem_set_str(element.get(), NFTNL_SET_ELEM_CHAIN, (kMarkChain + member.class_name).c_str());
+    nftnl_set_elem_set_str(element.get(), NFTNL_SET_ELEM_CHAIN, (kMarkChain + class_name).c_str());
+    nftnl_set_elem_add(&set, element.release());
+}
+
+void put(nftnl_set& set, const MemberElement& member) {
+    put(set, &member.cgroup_id, sizeof member.cgroup_id, member.class_name);
+}
+
+void put(nftnl_set& set, const UserElement& user) { put(set, &user.uid, sizeof user.uid, user.class_name); }
+
+Bytes bytes_of(const address& a) {
+    if (a.is_v4()) {
+        const auto bytes = a.to_v4().to_bytes();
+        return {bytes.begin(), bytes.end()};
+    }
+    const auto bytes = a.to_v6().to_bytes();
+    return {bytes.begin(), bytes.end()};
+}
+
+/// An interval is two elements: its first address, and the first one behind it, where there is one.
+void put(nftnl_set& set, const DestinationElement& destination) {
+    const Bytes first = bytes_of(destination.prefix.network);
+    auto element = made(nftnl_set_elem_alloc());
+    nftnl_set_elem_set(element.get(), NFTNL_SET_ELEM_KEY, first.data(), static_cast<std::uint32_t>(first.size()));
+    nftnl_set_elem_add(&set, element.release());
+    const auto behind = first_behind(destination.prefix);
+    if (!behind) return;
+    const Bytes end = bytes_of(*behind);
+    element = made(nftnl_set_elem_alloc());
+    nftnl_set_elem_set(element.get(), NFTNL_SET_ELEM_KEY, end.data(), static_cast<std::uint32_t>(end.size()));
+    nftnl_set_elem_set_u32(element.get(), NFTNL_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
     nftnl_set_elem_add(&set, element.release());
 }
 
@@ -46,7 +80,26 @@ void put(nftnl_set& set, const LinkElement& link) {
 }
 
 std::string set_of(const MemberElement& member) { return fmt::format("{}{}", kLevelMap, member.level); }
+std::string set_of(const UserElement&) { return kUserMap; }
+std::string set_of(const DestinationElement& d) { return destination_set(d.class_name, family_of(d.prefix.network)); }
 std::string set_of(const LinkElement& link) { return kLinkSet + link.class_name; }
+
+struct KeyType {
+    std::uint32_t type;
+    std::uint32_t size;
+    std::uint32_t byte_order;
+};
+
+KeyType key_type(Set::Kind kind) {
+    switch (kind) {
+    case Set::Kind::chain_by_cgroup: return {kTypeCgroup, sizeof(std::uint64_t), kHostEndian};
+    case Set::Kind::chain_by_user: return {kTypeUid, sizeof(std::uint32_t), kHostEndian};
+    case Set::Kind::destinations4: return {kTypeIpv4Address, 4, kBigEndian};
+    case Set::Kind::destinations6: return {kTypeIpv6Address, 16, kBigEndian};
+    case Set::Kind::links: break;
+    }
+    return {kTypeLinkIndex, sizeof(std::uint32_t), kHostEndian};
+}
 
 template<typename Element>
 void add_all(Batch& batch, const std::set<Element>& elements) {
@@ -105,18 +158,18 @@ void add_counter(Batch& batch, const std::string& table, const std::string& name
 void add_set(Batch& batch, const std::string& table, const Set& set, std::uint32_t id) {
     auto to = set_named(table, set.name);
     const auto userdata = made(nftnl_udata_buf_alloc(kUserdata));
-    nftnl_udata_put_u32(userdata.get(), NFTNL_UDATA_SET_KEYBYTEORDER, kHostEndian);
+    const KeyType key = key_type(set.kind);
+    nftnl_udata_put_u32(userdata.get(), NFTNL_UDATA_SET_KEYBYTEORDER, key.byte_order);
     nftnl_set_set_u32(to.get(), NFTNL_SET_ID, id);
-    if (set.kind == Set::Kind::links) {
-        nftnl_set_set_u32(to.get(), NFTNL_SET_KEY_TYPE, kTypeLinkIndex);
-        nftnl_set_set_u32(to.get(), NFTNL_SET_KEY_LEN, sizeof(std::uint32_t));
-    } else {
+    nftnl_set_set_u32(to.get(), NFTNL_SET_KEY_TYPE, key.type);
+    nftnl_set_set_u32(to.get(), NFTNL_SET_KEY_LEN, key.size);
+    if (is_map(set.kind)) {
         nftnl_udata_put_u32(userdata.get(), NFTNL_UDATA_SET_DATABYTEORDER, 0);
         nftnl_set_set_u32(to.get(), NFTNL_SET_FLAGS, NFT_SET_MAP);
-        nftnl_set_set_u32(to.get(), NFTNL_SET_KEY_TYPE, kTypeCgroup);
-        nftnl_set_set_u32(to.get(), NFTNL_SET_KEY_LEN, sizeof(std::uint64_t));
         nftnl_set_set_u32(to.get(), NFTNL_SET_DATA_TYPE, kVerdictData);
         nftnl_set_set_u32(to.get(), NFTNL_SET_DATA_LEN, 0);
+    } else if (set.kind != Set::Kind::links) {
+        nftnl_set_set_u32(to.get(), NFTNL_SET_FLAGS, NFT_SET_INTERVAL);
     }
     nftnl_set_set_data(to.get(), NFTNL_SET_USERDATA, nftnl_udata_buf_data(userdata.get()),
                        nftnl_udata_buf_len(userdata.get()));
@@ -151,8 +204,12 @@ void add_rule(Batch& batch, const std::string& table, const Rule& rule) {
 }
 
 void add_elements(Batch& batch, const std::set<MemberElement>& members) { add_all(batch, members); }
+void add_elements(Batch& batch, const std::set<UserElement>& users) { add_all(batch, users); }
+void add_elements(Batch& batch, const std::set<DestinationElement>& destinations) { add_all(batch, destinations); }
 void add_elements(Batch& batch, const std::set<LinkElement>& links) { add_all(batch, links); }
 void delete_element(Batch& batch, const MemberElement& member) { delete_one(batch, member); }
+void delete_element(Batch& batch, const UserElement& user) { delete_one(batch, user); }
+void delete_element(Batch& batch, const DestinationElement& destination) { delete_one(batch, destination); }
 void delete_element(Batch& batch, const LinkElement& link) { delete_one(batch, link); }
 
 } // namespace novpn::nft

@@ -36,8 +36,10 @@ std::string structure_of(const NftTable& table) {
     const nft::Structure made = nft::structure(table);
     std::string text;
     for (const nft::Rule& rule : made.rules) text += rule.chain + ": " + rule.text + '\n';
-    for (const nft::Set& set : made.sets) text += set.kind == nft::Set::Kind::links ? "links " : "cgroups ";
+    for (const nft::Set& set : made.sets) text += std::string(nft::word(set.kind)) + ' ';
     return fmt::format("novpn-1-{}-{}", hash(text), nft::fingerprint(nft::inventory(made)));
 }
+
+bool is_empty(const ElementChange& change) { return change == ElementChange{}; }
 
 } // namespace novpn

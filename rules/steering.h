@@ -17,13 +17,16 @@ namespace novpn {
 unsigned cgroup_level(const std::string& path);
 
 /// What one class needs in the nft table. name, mark, dns_by_vpn and guarded decide its chains (the structure);
-/// cgroups and links are set elements, changed without touching the structure, so that counters live on.
+/// whether it has users, and whether destinations, too. Elements of sets, changed without touching the structure, are
+/// the cgroups, users, destinations and links, so that counters live on.
 struct ClassMarking {
     std::string name;
     Mark mark;
     bool dns_by_vpn = true; ///< port 53 takes the ordinary path
     bool guarded = true;    ///< a member's packet that leaves by a link not in `links` is dropped and counted
     std::set<std::string> cgroups;
+    std::set<std::uint32_t> users;
+    std::set<Prefix> destinations; ///< of both families, none inside another
     std::set<IfIndex> links;
     bool operator==(const ClassMarking&) const = default;
 };
@@ -53,6 +56,33 @@ struct LinkElement {
     auto operator<=>(const LinkElement&) const = default;
 };
 
+/// One element of the map `users`.
+struct UserElement {
+    std::string class_name;
+    std::uint32_t uid = 0;
+    auto operator<=>(const UserElement&) const = default;
+};
+
+/// One interval of a set `destinations4_CLASS` or `destinations6_CLASS`.
+struct DestinationElement {
+    std::string class_name;
+    Prefix prefix;
+    std::strong_ordering operator<=>(const DestinationElement&) const = default;
+};
+
+/// Elements that come and go in one transaction: a prefix can take the place of those inside it.
+struct ElementChange {
+    std::set<UserElement> users_to_remove;
+    std::set<UserElement> users_to_add;
+    std::set<DestinationElement> destinations_to_remove;
+    std::set<DestinationElement> destinations_to_add;
+    bool operator==(const ElementChange&) const = default;
+};
+bool is_empty(const ElementChange& change);
+
+/// `add element inet novpn users { 1000 : goto mark_novpn }`, one line a set, removals first.
+std::vector<std::string> to_nft(const ElementChange& change);
+
 struct PacketCounts {
     std::uint64_t marked = 0;      ///< new flows put in the class
     std::uint64_t masqueraded = 0; ///< flows whose source address was the tunnel's
@@ -66,6 +96,8 @@ struct ObservedNft {
     bool intact = false;   ///< every chain, rule, set and counter of `structure` is still there
     std::string structure; ///< from the table's userdata; empty when it is not ours
     std::set<MemberElement> members;
+    std::set<UserElement> users;
+    std::set<DestinationElement> destinations;
     std::set<LinkElement> links;
     bool operator==(const ObservedNft&) const = default;
 };

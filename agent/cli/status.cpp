@@ -112,7 +112,13 @@ std::string numbers_of_class(const json::object& of_class) {
 
 std::string member_words(const json::object& member) {
     std::string words = text_of(member, "cgroup");
-    if (const auto selector = text_of(member, "selector"); !selector.empty()) words += fmt::format(" ({})", selector);
+    const std::string selector = text_of(member, "selector");
+    if (words.empty())
+        words = selector; // a user or destinations
+    else if (!selector.empty())
+        words += fmt::format(" ({})", selector);
+    if (const auto sockets = number_of(member, "sockets"))
+        words += ": " + counted(*sockets, "open socket", "open sockets");
     if (const auto processes = number_of(member, "processes"))
         words += ": " + counted(*processes, "process", "processes");
     if (const auto sockets = number_of(member, "old_sockets"); sockets && *sockets > 0)

@@ -466,17 +466,90 @@ TEST_P(Contract, EveryRuleOfTheAgentComesBackAsItWasAdded) {
          .protocol = kNovpnProtocol},
         lookup_rule(Family::ipv4),
     };
+    Rule unmarked{.mark = Mark{0, 0xff000000}, .iif = "lo", .protocol = kNovpnProtocol};
+    for (std::uint32_t uid : {1000u, 1001u}) {
+        Rule& rule = rules.emplace_back(unmarked);
+        rule.preference = Preference{70 + uid};
+        rule.table = kTable;
+        rule.uids = UidRange{uid, uid};
+    }
     for (Family family : kFamilies) {
-        for (Rule& rule : rules) {
+        bool ipv4 = family == Family::ipv4;
+        std::vector<Rule> of_family = rules;
+        Rule& to = of_family.emplace_back(unmarked);
+        to.preference = Preference{66};
+        to.table = kTable;
+        to.to = ipv4 ? prefix("203.0.113.0", 24) : prefix("2001:db8:ffff::", 48);
+        Rule& from = of_family.emplace_back(unmarked);
+        from.preference = Preference{62};
+        from.action = RuleAction::goto_;
+        from.target = Preference{65};
+        from.from = ipv4 ? prefix("10.8.0.2", 32) : prefix("2001:db8:8::2", 128);
+        for (Rule& rule : of_family) {
             rule.family = family;
             ASSERT_TRUE(apply(AddRule{rule}));
             EXPECT_THAT(rules_at(rule.preference, family), ElementsAre(rule));
         }
-        for (const Rule& rule : rules) {
+        for (const Rule& rule : of_family) {
             ASSERT_TRUE(apply(DeleteRule{rule}));
             EXPECT_THAT(rules_at(rule.preference, family), IsEmpty());
         }
     }
+}
+
+TEST_P(Contract, RulesOfOnePreferenceAreDeletedEachForItself) {
+    Rule marked = lookup_rule(Family::ipv4);
+    std::vector<Rule> left{marked};
+    ASSERT_TRUE(apply(AddRule{marked}));
+    for (unsigned i = 0; i < 3; ++i) {
+        Rule& rule = left.emplace_back(marked);
+        rule.mark->value = 0;
+        rule.iif = "lo";
+        if (i < 2) rule.to = i == 0 ? prefix("203.0.113.0", 24) : prefix("203.0.113.0", 25);
+        if (i == 2) rule.uids = UidRange{1000, 1000};
+        ASSERT_TRUE(apply(AddRule{rule}));
+    }
+    EXPECT_THAT(rules_at(Preference{64}), testing::ElementsAreArray(left));
+    for (std::size_t at : {2u, 2u, 0u}) {
+        ASSERT_TRUE(apply(DeleteRule{left[at]}));
+        left.erase(left.begin() + static_cast<std::ptrdiff_t>(at));
+        EXPECT_THAT(rules_at(Preference{64}), testing::ElementsAreArray(left));
+    }
+}
+
+TEST_P(Contract, RulesForSocketsWithoutAMarkGoByDestinationUserAndSource) {
+    IfIndex eth0 = add_eth0();
+    IfIndex tun0 = world->add_tunnel("tun0");
+    world->add_address("tun0", ip("10.8.0.2"), 24);
+    world->add_route(foreign(any_prefix(Family::ipv4), tun0, std::nullopt, 50));
+    ASSERT_TRUE(apply(ReplaceRoute{default4(eth0, "192.168.10.1")}));
+    Rule to{.preference = Preference{64},
+            .table = kTable,
+            .mark = Mark{0, 0xff000000},
+            .to = prefix("203.0.113.0", 24),
+            .iif = "lo",
+            .protocol = kNovpnProtocol};
+    Rule user = to;
+    user.to.reset();
+    user.uids = UidRange{1000, 1000};
+    Rule past{.preference = Preference{65}, .action = RuleAction::nop, .protocol = kNovpnProtocol};
+    Rule around = to;
+    around.preference = Preference{63};
+    around.action = RuleAction::goto_;
+    around.table = {};
+    around.target = Preference{65};
+    around.to.reset();
+    around.from = prefix("10.8.0.2", 32);
+    for (const Rule& rule : {past, around, to, user}) ASSERT_TRUE(apply(AddRule{rule}));
+    const address other = ip("198.51.100.1");
+    EXPECT_EQ(world->leaves_by({.destination = kInternet4}), "eth0");
+    EXPECT_EQ(world->leaves_by({.destination = kInternet4, .mark = 0x4f000000}), "tun0") << "in another class";
+    EXPECT_EQ(world->leaves_by({.destination = kInternet4, .mark = 0x00ca6c}), "eth0") << "other bits are free";
+    EXPECT_EQ(world->leaves_by({.destination = kInternet4, .source = ip("10.8.0.2")}), "tun0");
+    EXPECT_EQ(world->leaves_by({.destination = other}), "tun0");
+    EXPECT_EQ(world->leaves_by({.destination = other, .uid = 1000}), "eth0");
+    EXPECT_EQ(world->leaves_by({.destination = other, .source = ip("10.8.0.2"), .uid = 1000}), "tun0");
+    EXPECT_EQ(world->leaves_by({.destination = other, .uid = 1001}), "tun0");
 }
 
 // What a packet does
@@ -611,8 +684,8 @@ TEST_P(Contract, TheLookSeesTheAnswerForEveryPublicDestination) {
                          [](const Lookup& l) { return l.link.has_value(); });
     std::erase_if(observed.lookups, [](const Lookup& l) { return l.link.has_value(); });
     // Bound to the tunnel, the first destination finds neither its half nor the default of another link.
-    EXPECT_EQ(bound, (std::vector<Lookup>{{.destination = any_public_destination(Family::ipv4), .link = tun0},
-                                          {.destination = any_public_destination(Family::ipv6), .link = tun0}}));
+    EXPECT_EQ(bound, (std::vector<Lookup>{{.destination = public_destinations().front(), .link = tun0},
+                                          {.destination = ip("2001:500::1"), .link = tun0}}));
     ASSERT_EQ(observed.lookups.size(), public_destinations().size());
     for (const Lookup& lookup : observed.lookups) {
         SCOPED_TRACE(lookup.destination.to_string());
@@ -787,6 +860,40 @@ TEST_P(Contract, TheMarkAtBirthComesBackAsItWasWritten) {
     EXPECT_EQ(classes(), (Classes{{"novpn", {program_of(other), {}}}}));
     ASSERT_TRUE(apply(UnpinBirthMark{"novpn"}));
     EXPECT_EQ(classes(), Classes{});
+}
+
+TEST_P(Contract, UsersAndDestinationsComeBackAsTheyWereWritten) {
+    ASSERT_TRUE(apply(CreateCgroup{cgroup}));
+    NftTable table = steering(cgroup, {});
+    ClassMarking& c = table.classes.front();
+    c.users = {1, 1000};
+    c.destinations = {prefix("0.0.0.0", 8),      prefix("198.18.0.0", 16),   prefix("198.19.0.0", 16),
+                      prefix("203.0.113.7", 32), prefix("255.0.0.0", 8),     prefix("2001:db8::", 32),
+                      prefix("2001:db9::", 127), prefix("2001:db9::2", 128), prefix("ff00::", 8)};
+    ASSERT_TRUE(apply(ReplaceNft{table}));
+    ObservedNft wanted = observe().nft;
+    EXPECT_TRUE(wanted.intact);
+    EXPECT_THAT(wanted.users, ElementsAre(UserElement{"novpn", 1}, UserElement{"novpn", 1000}));
+    std::set<Prefix> found;
+    for (const DestinationElement& element : wanted.destinations) found.insert(element.prefix);
+    EXPECT_EQ(found, c.destinations);
+
+    // One in place of two neighbours, and a part in place of the whole.
+    ElementChange change{.users_to_remove = {{"novpn", 1}},
+                         .users_to_add = {{"novpn", 2}},
+                         .destinations_to_remove = {{"novpn", prefix("198.18.0.0", 16)},
+                                                    {"novpn", prefix("198.19.0.0", 16)},
+                                                    {"novpn", prefix("ff00::", 8)},
+                                                    {"novpn", prefix("255.0.0.0", 8)}},
+                         .destinations_to_add = {{"novpn", prefix("198.18.0.0", 15)},
+                                                 {"novpn", prefix("ff02::", 16)},
+                                                 {"novpn", prefix("255.255.255.255", 32)}}};
+    ASSERT_TRUE(apply(ChangeElements{change}));
+    for (const auto& user : change.users_to_remove) wanted.users.erase(user);
+    for (const auto& destination : change.destinations_to_remove) wanted.destinations.erase(destination);
+    wanted.users.merge(change.users_to_add);
+    wanted.destinations.merge(change.destinations_to_add);
+    EXPECT_EQ(observe().nft, wanted);
 }
 
 TEST_P(Contract, AClassWithoutAGuardHasNoSetOfLinks) {

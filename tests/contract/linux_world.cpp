@@ -126,7 +126,7 @@ class LinuxWorld : public World {
     }
 
     std::string leaves_by(const Packet& packet) override {
-        if (!packet.ip_protocol) {
+        if (!packet.ip_protocol && !packet.source && !packet.uid) {
             auto mark = packet.mark ? std::optional(Mark{packet.mark}) : std::nullopt;
             auto lookup = routing_.lookup(packet.destination, mark);
             if (!lookup) throw std::runtime_error(to_string(lookup.error()));
@@ -134,8 +134,13 @@ class LinuxWorld : public World {
         }
         std::string output;
         try {
-            output = run(fmt::format("ip -o route get {} mark {} ipproto {} dport {}", packet.destination.to_string(),
-                                     packet.mark, packet.ip_protocol, packet.destination_port));
+            std::string command =
+                fmt::format("ip -o route get {} mark {}", packet.destination.to_string(), packet.mark);
+            if (packet.ip_protocol)
+                command += fmt::format(" ipproto {} dport {}", packet.ip_protocol, packet.destination_port);
+            if (packet.source) command += " from " + packet.source->to_string();
+            if (packet.uid) command += fmt::format(" uid {}", packet.uid);
+            output = run(command);
         } catch (const std::runtime_error&) {
             return "refused";
         }

@@ -245,7 +245,8 @@ struct Structures {
 /// Other operations change neither where a marked packet goes nor who is marked.
 bool touches_packets(const Operation& operation) {
     return !std::holds_alternative<CreateCgroup>(operation) && !std::holds_alternative<RemoveCgroup>(operation) &&
-           !std::holds_alternative<AddLink>(operation) && !std::holds_alternative<RemoveLink>(operation);
+           !std::holds_alternative<AddLink>(operation) && !std::holds_alternative<RemoveLink>(operation) &&
+           !std::holds_alternative<ChangeElements>(operation);
 }
 
 /// Walks a plan. Of each class, from the moment that its members are marked and its packets are kept out of tunnels,
@@ -384,6 +385,10 @@ TEST_F(Laws, NoOperationNamesWhatIsNotOurs) {
         bool operator()(const RemoveMember& op) const { return c.observed.nft.members.contains(op.member); }
         bool operator()(const RemoveLink& op) const { return c.observed.nft.links.contains(op.element); }
         bool operator()(const AddLink& op) const { return find_link(c.observed, op.element.link) != nullptr; }
+        bool operator()(const ChangeElements& op) const {
+            return std::ranges::includes(c.observed.nft.users, op.change.users_to_remove) &&
+                   std::ranges::includes(c.observed.nft.destinations, op.change.destinations_to_remove);
+        }
         bool operator()(const ReplaceNft&) const { return true; } // table inet novpn is ours by its name
         bool operator()(const DeleteNft&) const { return c.observed.nft.present; }
         bool operator()(const PinBirthMark& op) const {

@@ -258,7 +258,10 @@ std::optional<Route> FakeKernel::lookup(const Packet& packet) const {
         if (rule.family != family) continue;
         if (jump && rule.preference < *jump) continue;
         jump.reset();
-        bool selected = !rule.from && rule.iif.empty() && rule.oif.empty() && // the packet has none of these yet
+        bool selected = (!rule.from || (packet.source && contains(*rule.from, *packet.source))) &&
+                        (rule.iif.empty() || rule.iif == "lo") && // what this machine sends comes in by lo
+                        rule.oif.empty() &&                       // it has none yet
+                        (!rule.uids || (rule.uids->first <= packet.uid && packet.uid <= rule.uids->last)) &&
                         (!rule.mark || (packet.mark & rule.mark->mask) == rule.mark->value) &&
                         (!rule.to || contains(*rule.to, packet.destination)) &&
                         (!rule.ip_protocol || *rule.ip_protocol == packet.ip_protocol) &&
@@ -301,12 +304,15 @@ Expected<Observed> FakeKernel::observe(const Scope& scope) {
         bool stray = scope.strays && route.protocol == kNovpnProtocol;
         if (stray || std::ranges::find(tables, route.table) != tables.end()) observed.routes.push_back(route);
     }
-    for (const address& destination : public_destinations())
+    const auto destinations = telling_destinations(scope);
+    for (const address& destination : destinations)
         observed.lookups.push_back({.destination = destination, .answer = lookup({.destination = destination})});
     for (const Link& link : links_)
         for (Family family : kFamilies)
             if (link.up && may_be_tunnel(link, scope.tunnels)) {
-                Packet packet{.destination = any_public_destination(family), .link = link.index};
+                Packet packet{.destination = *std::ranges::find(destinations, family,
+                                                                [](const address& a) { return family_of(a); }),
+                              .link = link.index};
                 observed.lookups.push_back(
                     {.destination = packet.destination, .link = link.index, .answer = lookup(packet)});
             }
@@ -352,6 +358,8 @@ Expected<void> FakeKernel::replace_nft(const NftTable& table) {
     for (const ClassMarking& c : table.classes) {
         if (c.guarded) // without a guard there is no set of links
             for (IfIndex link : c.links) made.links.insert({c.name, link});
+        for (std::uint32_t uid : c.users) made.users.insert({c.name, uid});
+        for (const Prefix& prefix : c.destinations) made.destinations.insert({c.name, prefix});
         for (const std::string& cgroup : c.cgroups) {
             if (!cgroups_.contains(cgroup)) return system_error(ENOENT, "looking for cgroup " + cgroup);
             made.members.insert({c.name, cgroup_level(cgroup), cgroups_.at(cgroup)});
@@ -448,6 +456,15 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
             return {};
         }
         Expected<void> operator()(const ForgetNeighbour&) { return {}; } // has no neighbours
+        Expected<void> operator()(const ChangeElements& op) {
+            if (!kernel.nft_.present) return system_error(ENOENT, "changing users and destinations");
+            for (const auto& user : op.change.users_to_remove) kernel.nft_.users.erase(user);
+            for (const auto& destination : op.change.destinations_to_remove)
+                kernel.nft_.destinations.erase(destination);
+            kernel.nft_.users.insert(op.change.users_to_add.begin(), op.change.users_to_add.end());
+            kernel.nft_.destinations.insert(op.change.destinations_to_add.begin(), op.change.destinations_to_add.end());
+            return {};
+        }
         Expected<void> operator()(const EndSocket& op) {
             std::erase(kernel.open_sockets, op.socket);
             return {};

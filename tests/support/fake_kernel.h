@@ -14,7 +14,9 @@ struct Packet {
     std::uint32_t mark = 0;
     std::uint8_t ip_protocol = 0;
     std::uint16_t destination_port = 0;
-    std::optional<IfIndex> link; ///< that it is bound to
+    std::optional<IfIndex> link;   ///< that it is bound to
+    std::optional<address> source; ///< that its socket has already
+    std::uint32_t uid = 0;         ///< of the socket's owner
 };
 
 class FakeKernel : public Kernel {

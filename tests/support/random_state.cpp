@@ -93,6 +93,10 @@ class Generator {
                 c.uplink = one_of(kGlobs);
             else if (chance(15))
                 c.via = one_of(kGlobs);
+            if (chance(20)) c.users = {{"somebody", 1000 + index}};
+            if (chance(25))
+                for (const char* network : {"198.18.0.0", "203.0.113.0", "2001:db8:77::"})
+                    if (chance(60)) c.destinations.push_back(prefix_of(boost::asio::ip::make_address(network), 24));
             config.classes.push_back(c);
         }
         if (chance(30)) config.marking = Marking::nft;

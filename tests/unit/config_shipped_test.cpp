@@ -248,6 +248,8 @@ class SchemaReader {
             return if_not(std::all_of(value.as_array().begin(), value.as_array().end(),
                                       [&](const json::value& item) { return accepts(argument, item); }));
         }
+        if (keyword == "maxItems")
+            return if_not(!value.is_array() || std::ssize(value.as_array()) <= argument.as_int64());
         if (keyword == "required") {
             if (!value.is_object()) return {};
             return if_not(
@@ -303,8 +305,17 @@ std::string refused_by_schema(const YamlNode& document) {
 }
 
 /// Of two values together, or of the bits of one: no schema can tell.
-const Names kBeyondASchema{"bad_class_without_mark",          "bad_class_without_numbers", "bad_clash_table",
-                           "bad_clash_mark_with_the_default", "bad_clash_preference",      "bad_mark_outside_mask"};
+const Names kBeyondASchema{"bad_class_without_mark",
+                           "bad_class_without_numbers",
+                           "bad_clash_table",
+                           "bad_clash_mark_with_the_default",
+                           "bad_clash_preference",
+                           "bad_mark_outside_mask",
+                           "bad_destination_host_bits",
+                           "bad_destination_in_two",
+                           "bad_user_absent",
+                           "bad_user_in_two",
+                           "bad_user_root"};
 
 TEST(Schema, AcceptsAndRefusesTheExamplesAsTheAgentDoes) {
     int seen = 0;

@@ -114,25 +114,30 @@ TEST_P(ConfigExample, IsAcceptedOrRefusedAsItsFirstLineSays) {
 INSTANTIATE_TEST_SUITE_P(Examples, ConfigExample, testing::ValuesIn(examples()),
                          [](const auto& example) { return example.param.stem().native(); });
 
+Prefix prefix(const char* network, unsigned length) { return {boost::asio::ip::make_address(network), length}; }
+
 Config config_of_example(const std::string& name) {
     return parse_config(content(kSource / "tests/unit/config_examples" / name), name).value();
 }
 
 TEST(ParseConfig, ReadsEveryBuiltKey) {
-    const Config expected{.classes = {{.name = "novpn",
-                                       .enabled = false,
-                                       .uplink = "wl*",
-                                       .on_leave = OnLeave::keep,
-                                       .when_no_uplink = WhenNoUplink::tunnel,
-                                       .dns = Dns::vpn,
-                                       .table = TableId{100},
-                                       .mark = {.value = 0x00c80000, .mask = 0x00ff0000},
-                                       .preference = Preference{5200}}},
-                          .allow = {.users = {"alice", "_apt", "1000"}, .groups = {}},
-                          .marking = Marking::bpf,
-                          .log_level = LogLevel::debug,
-                          .uplinks = {.prefer = {"eth0", "wl*"}, .ignore = {"docker0", "veth*"}, .links = {"tap-lan"}},
-                          .tunnels = {.links = {"cscotun*"}}};
+    const Config expected{
+        .classes = {{.name = "novpn",
+                     .enabled = false,
+                     .uplink = "wl*",
+                     .on_leave = OnLeave::keep,
+                     .when_no_uplink = WhenNoUplink::tunnel,
+                     .dns = Dns::vpn,
+                     .table = TableId{100},
+                     .mark = {.value = 0x00c80000, .mask = 0x00ff0000},
+                     .preference = Preference{5200},
+                     .users = {{"daemon", 1}, {"1000", 1000}},
+                     .destinations = {prefix("203.0.113.0", 24), prefix("192.0.2.7", 32), prefix("2001:db8::", 32)}}},
+        .allow = {.users = {"alice", "_apt", "1000"}, .groups = {}},
+        .marking = Marking::bpf,
+        .log_level = LogLevel::debug,
+        .uplinks = {.prefer = {"eth0", "wl*"}, .ignore = {"docker0", "veth*"}, .links = {"tap-lan"}},
+        .tunnels = {.links = {"cscotun*"}}};
     EXPECT_EQ(config_of_example("good_all_built_keys.yaml"), expected);
 }
 
@@ -206,6 +211,41 @@ TEST(ParseConfig, TakesNamesAndNumbersOfUsers) {
                                   "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}) {
         EXPECT_FALSE(parse_config("allow: {users: [" + bad + "]}", "f")) << bad;
     }
+}
+
+TEST(ParseConfig, TakesDestinationsThatCanBeInTheInternet) {
+    const auto listed = [](const std::string& list) {
+        return error_of("classes: {novpn: {destinations: [" + list + "]}}");
+    };
+    for (const char* good :
+         {"", "0.0.0.0/1", "255.255.255.255", "'::/1'", "'2001:db8::1'", "'2001:db8::/127'", "10.0.0.0/8"})
+        EXPECT_EQ(listed(good), "accepted") << good;
+    for (const char* bad : {"0.0.0.0/0",
+                            "'::/0'",
+                            "192.0.2.0/33",
+                            "192.0.2.0/-1",
+                            "192.0.2.0/024",
+                            "192.0.2.0/",
+                            "192.0.2.0/0x18",
+                            "192.0.2",
+                            "192.0.2.1/24",
+                            "'2001:db8::/129'",
+                            "'2001:db8::1/64'",
+                            "'fe80::1%eth0'",
+                            "'fe80::/10'",
+                            "127.0.0.1",
+                            "127.0.0.0/8",
+                            "'::1'",
+                            "'::ffff:192.0.2.1'",
+                            "example.org",
+                            "''",
+                            "~",
+                            "[192.0.2.1]"})
+        EXPECT_NE(listed(bad), "accepted") << bad;
+    std::string many;
+    for (int i = 0; i < 4096; ++i) many += "10.0." + std::to_string(i / 256) + "." + std::to_string(i % 256) + ", ";
+    EXPECT_EQ(listed(many), "accepted");
+    EXPECT_NE(listed(many + "192.0.2.1").find("4097 are too many prefixes"), std::string::npos);
 }
 
 TEST(ParseConfig, TakesNothingForTheDefaults) {
