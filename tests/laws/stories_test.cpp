@@ -161,10 +161,10 @@ class Witness {
     }
 
     std::optional<Route> lookup(Family family, const ClassConfig& c) {
-        return player_.kernel().lookup({.destination = any_public_destination(family),
-                                        .mark = c.mark.value,
-                                        .ip_protocol = IPPROTO_UDP,
-                                        .destination_port = 443});
+        const address& destination =
+            *std::ranges::find(public_destinations(), family, [](const address& a) { return family_of(a); });
+        return player_.kernel().lookup(
+            {.destination = destination, .mark = c.mark.value, .ip_protocol = IPPROTO_UDP, .destination_port = 443});
     }
 
     /// No marked packet ends in a tunnel where the policy is `block`. Where a rule or damage was not seen yet the guard
