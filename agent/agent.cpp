@@ -95,9 +95,10 @@ ClassDecision selectors_gone(const ClassDecision& before, const ClassDecision* n
 
 std::optional<Clock::duration> Budget::take(Clock::time_point now) {
     std::chrono::duration<double> elapsed = now - last_;
-    tokens_ = std::min(burst_, tokens_ + elapsed.count());
+    tokens_ = std::min(burst_, tokens_ + elapsed.count() * per_second_);
     last_ = now;
-    if (tokens_ < 1) return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(1 - tokens_));
+    if (tokens_ < 1)
+        return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>((1 - tokens_) / per_second_));
     tokens_ -= 1;
     return std::nullopt;
 }
@@ -117,6 +118,10 @@ Config Agent::config_now() const {
 }
 
 Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth depth) {
+    return reconcile(cause, since, depth, Repairs::in_budget);
+}
+
+Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth depth, Repairs repairs) {
     Pass pass;
     if (released_) return pass;
     std::erase_if(switches_, [&](const auto& s) { return s.second.until && *s.second.until <= since; });
@@ -136,7 +141,7 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
 
     // A copied route that the kernel keeps refusing is no repair.
     bool repair = !incomplete_ && same_steering(*desired_, desired) && !std::ranges::all_of(plan, is_dispensable);
-    if (repair) {
+    if (repair && repairs == Repairs::in_budget) {
         if (auto wait = repairs_left_.take(since)) {
             pass.wait = wait;
             return pass;
@@ -174,10 +179,10 @@ void Agent::heard(Hints hints) {
     hints_ = std::move(hints);
 }
 
-/// A pass that somebody waits for. Where it is not finished the loop goes on with it.
+/// A pass that somebody waits for, so that no repair is put off. Where it is not finished the loop goes on with it.
 Pass Agent::reconcile_on_call(std::string_view cause, Depth depth) {
     auto now = Clock::now();
-    Pass pass = reconcile(cause, now, depth);
+    Pass pass = reconcile(cause, now, depth, Repairs::at_once);
     if ((pass.failure || pass.wait) && setup_.wake_at)
         setup_.wake_at(now + pass.wait.value_or(std::chrono::milliseconds(100)));
     return pass;
@@ -212,7 +217,7 @@ std::optional<Clock::duration> Agent::limit_moves(const Observed& observed, Desi
     desired.rule_order = desired_->rule_order;
     if (auto rival = first_rival(observed, config_))
         warnings_[kRivalWarning] = fmt::format(
-            "The {} rule '{}' of {} keeps coming before ours; ours follow once a second, and the guard drops "
+            "The {} rule '{}' of {} keeps coming before ours; ours follow ten times a second, and the guard drops "
             "what it leads astray.",
             to_string(rival->family), to_string(*rival), owner_of(*rival));
     return wait;

@@ -38,18 +38,20 @@ struct AgentSetup {
     std::function<void()> on_stop;                           ///< ends the loop
 };
 
-/// What someone else makes us do again and again: a burst, then once a second. A rival that does the same would win
-/// nothing, and the machine stays usable.
+/// What someone else makes us do again and again: a burst, then so often a second. A rival that does the same would
+/// win nothing, and the machine stays usable.
 class Budget {
   public:
-    explicit Budget(double burst)
+    Budget(double burst, double per_second)
         : burst_(burst)
+        , per_second_(per_second)
         , tokens_(burst) {}
     /// Nothing when it may be done now, else how long to wait.
     std::optional<Clock::duration> take(Clock::time_point now);
 
   private:
     double burst_;
+    double per_second_;
     double tokens_;
     Clock::time_point last_{};
 };
@@ -97,6 +99,8 @@ class Agent : public Service {
         std::optional<Clock::time_point> until;
     };
 
+    enum class Repairs : std::uint8_t { in_budget, at_once };
+    Pass reconcile(std::string_view cause, Clock::time_point since, Depth depth, Repairs repairs);
     Pass reconcile_on_call(std::string_view cause, Depth depth);
     Config config_now() const; ///< with the switches applied
     Scope scope(Depth depth) const;
@@ -120,8 +124,8 @@ class Agent : public Service {
     std::set<address> gateways_;
     bool incomplete_ = true; ///< the last pass did not make the kernel what is desired
     bool released_ = false;
-    Budget repairs_left_{10};
-    Budget moves_left_{40}; ///< of our rules before a rival's: wg-quick costs four, and one back
+    Budget repairs_left_{10, 1};
+    Budget moves_left_{200, 10}; ///< of our rules before a rival's: wg-quick costs four, and two back
     std::uint64_t repairs_ = 0;
     std::optional<std::chrono::microseconds> last_reaction_;
     std::map<std::string, std::string> warnings_; ///< code → text, until the cause is gone

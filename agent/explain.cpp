@@ -56,6 +56,8 @@ std::string owner_of(const Rule& rule) {
     if (rule.invert && rule.mark && rule.mark->value == kWgQuickMark) return "wg-quick";
     if (rule.table == kTailscaleTable) return "Tailscale";
     if (rule.table == kStrongSwanTable) return "strongSwan";
+    // wg-quick's second rule says nothing of itself, nor do rules that most scripts add.
+    if (rule.protocol == Protocol{}) return "a program that does not say its name";
     return to_string(rule.protocol);
 }
 

@@ -340,6 +340,16 @@ TEST_P(Contract, ALinkThatComesUpAgainHasItsConnectedPrefixOnly) {
     EXPECT_THAT(routes(kMainTable, Family::ipv6), IsEmpty()) << "IPv6 addresses do not survive a link that is down";
 }
 
+TEST_P(Contract, DeletesTheLowestMetricWhereNoneIsNamed) {
+    IfIndex eth0 = add_eth0();
+    Route with_metric = ours(prefix("100.64.2.0", 24), eth0, std::nullopt, 1);
+    Route without = ours(prefix("100.64.2.0", 24), eth0);
+    ASSERT_TRUE(apply(ReplaceRoute{with_metric}));
+    ASSERT_TRUE(apply(ReplaceRoute{without}));
+    ASSERT_TRUE(apply(DeleteRoute{without}));
+    EXPECT_THAT(routes(kTable, Family::ipv4), ElementsAre(with_metric));
+}
+
 TEST_P(Contract, ADeletedLinkTakesItsRoutes) {
     IfIndex eth0 = add_eth0();
     for (const Route& route : {default4(eth0, "192.168.10.1"), default6(eth0, "2001:db8:a::1"), backstop(Family::ipv4),

@@ -1,6 +1,6 @@
 // What holds at every step of any story: a laptop changes at random under a running agent, noticed or not. A story that
 // breaks a law is told again in the language of tests/scenarios, without the lines that do not matter. NOVPN_SEED=N
-// replays the story of a seed; NOVPN_STORIES=N asks for more or fewer.
+// replays the story of a seed, with NOVPN_STORIES=N that many from it.
 #include "tests/support/random_story.h"
 
 #include <algorithm>
@@ -16,6 +16,8 @@ namespace novpn::test {
 
 namespace {
 
+/// The same stories in each run, so that what fails is what changed. A hunt for new ones begins elsewhere.
+constexpr std::uint32_t kFirstSeed = 1;
 constexpr std::uint32_t kStories = 120;
 constexpr int kSteps = 60;
 constexpr int kFailuresShown = 3;
@@ -197,8 +199,9 @@ class Witness {
         bool tunnel = known_.contains(link)
                           ? tunnels_.contains(link)
                           : found->hardware != ARPHRD_PPP && may_be_tunnel(*found, player_.config().tunnels.links);
-        const std::string& name = known_.contains(link) ? known_[link] : found->name;
-        return tunnel && (c.via.empty() || !matches({c.via}, name));
+        // Renamed since the agent looked: both of its names count, the one it saw and the one it sees amid its pass.
+        bool is_via = matches({c.via}, found->name) || (known_.contains(link) && matches({c.via}, known_[link]));
+        return tunnel && (c.via.empty() || !is_via);
     }
 
     Player player_;
@@ -275,7 +278,7 @@ std::optional<std::uint32_t> number_from(const char* variable) {
 TEST(Stories, KeepTheLawsAtEveryStep) {
     spdlog::set_level(spdlog::level::off);
     auto replayed = number_from("NOVPN_SEED");
-    std::uint32_t first = replayed.value_or(std::random_device()());
+    std::uint32_t first = replayed.value_or(kFirstSeed);
     std::uint32_t count = number_from("NOVPN_STORIES").value_or(replayed ? 1 : kStories);
     fmt::print("{} stories from NOVPN_SEED={}\n", count, first);
     std::fflush(stdout);

@@ -377,7 +377,11 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
         FakeKernel& kernel;
         Expected<void> operator()(const ReplaceRoute& op) { return kernel.replace_route(op.route); }
         Expected<void> operator()(const DeleteRoute& op) {
-            auto found = std::ranges::find_if(kernel.routes_, [&](const Route& r) { return is_named_by(op.route, r); });
+            // The kernel holds them by metric: of several the lowest is found first.
+            auto found = kernel.routes_.end();
+            for (auto r = kernel.routes_.begin(); r != kernel.routes_.end(); ++r)
+                if (is_named_by(op.route, *r) && (found == kernel.routes_.end() || r->metric < found->metric))
+                    found = r;
             if (found != kernel.routes_.end()) kernel.routes_.erase(found);
             return {};
         }

@@ -259,7 +259,7 @@ TEST_F(AgentTest, CalmsDownAgainstARivalThatAlsoMoves) {
     Rule rival{.preference = Preference{62}, .table = TableId{51820}};
     auto now = Clock::now();
     Pass last;
-    for (int i = 0; i < 99; ++i) {
+    for (int i = 0; i < 999; ++i) {
         if (i % 2)
             kernel.delete_rule(rival);
         else
