@@ -70,7 +70,7 @@ class NetworkManagerTest(ClientTest):
         self.assert_members_seen_at("b", link="eth0")
 
         # The VPN went with the link that it was made on.
-        the_lab.wait_until(lambda: "vpn" not in self.nm.active(), 15, "NetworkManager giving the VPN up", self.nm.log.read_text)
+        self.nm.wait_for_vpn_gone()
         self.assert_right("b", link="eth0")
         self.nm.up("vpn")
         self.assert_right("b", BESIDE, link="eth0")

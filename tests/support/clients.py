@@ -153,15 +153,21 @@ class NetworkManager:
                    f"ca={here}/ca.crt,cert={here}/client.crt,key={here}/client.key")
 
     def up(self, connection):
-        """Once more where the VPN's helper was just then leaving the bus, after the connection before: NetworkManager takes that for a
-        failure of the new one, and a user tries again."""
-        up = self.nmcli("connection", "up", connection, check=False)
-        if "The VPN service stopped unexpectedly" in up.stderr:
-            up = self.nmcli("connection", "up", connection, check=False)
-        assert up.returncode == 0, f"nmcli connection up {connection}: exit {up.returncode}\n{up.stderr}"
+        self.nmcli("connection", "up", connection)
 
     def down(self, connection):
         self.nmcli("connection", "down", connection)
+        if connection == "vpn":
+            self.wait_for_vpn_gone()
+
+    def wait_for_vpn_gone(self):
+        """NetworkManager calls the connection down before OpenVPN has ended and taken its link along. It takes a helper that leaves the
+        bus for a failure of the next connection, too."""
+        wait_until(lambda: "vpn" not in self.active(), 20, "NetworkManager giving the VPN up", self.log.read_text)
+        wait_until(lambda: "tun0" not in self.lab.shell("ip -brief link"), 20, "tun0 gone", self.log.read_text)
+        names = ("dbus-send", "--system", "--print-reply", "--dest=org.freedesktop.DBus", "/", "org.freedesktop.DBus.ListNames")
+        wait_until(lambda: "NetworkManager.openvpn" not in self.lab.run(*names).stdout, 20, "NetworkManager's OpenVPN helper gone",
+                   self.log.read_text)
 
     def active(self):
         """The names of the connections that are up."""
