@@ -33,7 +33,7 @@ def main(addresses):
             # One socket an address, so that a UDP answer leaves with the address that was asked.
             sock = socket.socket(family, kind)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((address, PORT))
+            sock.bind(socket.getaddrinfo(address, PORT, family)[0][4])  # with the scope of fe80::1%lan
             if kind == socket.SOCK_STREAM:
                 sock.listen(64)
             selector.register(sock, selectors.EVENT_READ, kind)
