@@ -1,0 +1,138 @@
+"""Other programs' deletions and firewalls: what is ours is put back at once and counted, what is theirs stays theirs."""
+import unittest
+
+from labtest import LabTest, SITES, VPN_SEEN
+from lab import wait_until
+
+TABLE = 7866
+DELETIONS = {
+    "nft flush ruleset": "nft flush ruleset",
+    "the nft table": "nft delete table inet novpn",
+    "our marking": "nft flush chain inet novpn output",
+    "ip route flush table": f"ip route flush table {TABLE}; ip -6 route flush table {TABLE}",
+    "the default alone": f"ip route del default table {TABLE}; ip -6 route del default table {TABLE}",
+    # Other programs' rules go too, the kernel's own among them; who flushes puts these back.
+    "ip rule flush": "ip rule flush; ip -6 rule flush; for f in -4 -6; do ip $f rule add preference 32766 lookup main; done; "
+                     "ip -4 rule add preference 32767 lookup default",
+}
+
+# docker's chains, ufw's shape with its policies, and what firewalld refuses with: loaded as these programs load them.
+DOCKER = """
+iptables -t nat -N DOCKER
+iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+iptables -t nat -A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
+iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
+iptables -N DOCKER-USER
+iptables -A FORWARD -j DOCKER-USER
+iptables -A DOCKER-USER -j RETURN
+iptables -P FORWARD DROP
+"""
+UFW = """
+for f in iptables ip6tables; do
+    $f -P INPUT DROP
+    $f -P FORWARD DROP
+    $f -N ufw-before-input
+    $f -A INPUT -j ufw-before-input
+    $f -A ufw-before-input -i lo -j ACCEPT
+    $f -A ufw-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+    $f -A ufw-before-input -m conntrack --ctstate INVALID -j DROP
+done
+ip6tables -A ufw-before-input -p icmpv6 -j ACCEPT
+iptables -A ufw-before-input -p udp --sport 67 --dport 68 -j ACCEPT
+"""
+NFT = """
+nft -f - <<'E'
+table inet firewall {
+    chain input {
+        type filter hook input priority filter; policy drop;
+        ct state { established, related } accept
+        ct state invalid drop
+        iif lo accept
+        meta l4proto ipv6-icmp accept
+    }
+    chain forward { type filter hook forward priority filter; policy drop; }
+    chain mangle { type route hook output priority mangle - 5; meta mark set meta mark | 0x1; }
+    chain output { type filter hook output priority filter; policy accept; ct state invalid drop; }
+}
+E
+"""
+
+
+class Deletions(LabTest):
+    def check(self, mode):
+        self.start_agent()
+        self.vpn_up(mode)
+        self.assert_members_seen_at("a")
+        stream = self.lab.flow("stream", "udp")
+        before = self.lab.snapshot()
+        for what, deletion in DELETIONS.items():
+            with self.subTest(what):
+                repairs = self.agent.status()["repairs"]
+                self.lab.shell(deletion)
+                wait_until(lambda: self.lab.snapshot() == before, 10, f"the repair after {what}", self.agent.explain)
+                self.assertGreater(self.agent.status()["repairs"], repairs)
+                self.assert_members_seen_at("a")
+                self.assert_others_seen_as(VPN_SEEN[4])
+        counts = stream.finish()
+        self.assert_nothing_leaked()
+        self.assert_same(set(counts["seen"]), {SITES["a"].seen4}, f"a member's stream over all of it ({counts})")
+
+    def test_under_halves(self):
+        self.check("def1-ipv6")
+
+    def test_under_a_replaced_default(self):
+        self.check("plain")
+
+    def test_without_end_are_answered_calmly(self):
+        """A program that deletes as fast as it can: the agent goes on answering, and is right once it has stopped."""
+        self.start_agent()
+        self.vpn_up("def1")
+        before = self.lab.snapshot()
+        rival = self.lab.spawn("sh", "-c", f"while :; do ip rule del preference 64; ip route flush table {TABLE}; nft flush ruleset; done",
+                               output=self.lab.directory / "rival.log")
+        wait_until(lambda: self.agent.status()["repairs"] >= 10, 20, "ten repairs", self.agent.explain)
+        self.assertIsNone(self.agent.process.poll())
+        self.lab.end(rival)
+        wait_until(lambda: self.lab.snapshot() == before, 20, "the repair once it has stopped", self.agent.explain)
+        self.assert_members_seen_at("a")
+
+
+class Firewalls(LabTest):
+    def check(self, rules, mode):
+        self.start_agent()
+        self.vpn_up(mode)
+        ours = self.lab.shell("nft -s list table inet novpn")
+        self.lab.shell(rules)
+        theirs = self.lab.shell("nft -s list ruleset")
+        self.assert_members_seen_at("a")
+        self.assert_others_seen_as(VPN_SEEN[4])
+        self.lab.roam("b")
+        self.wait_for_gateway(SITES["b"].gateway)
+        self.assert_members_seen_at("b")
+        self.lab.roam("a")
+        self.wait_for_gateway(SITES["a"].gateway)
+        self.assert_members_seen_at("a")
+        self.assert_nothing_leaked()
+        self.assertEqual(self.lab.shell("nft -s list table inet novpn"), ours)
+        self.assertEqual(self.lab.shell("nft -s list ruleset"), theirs)
+        self.agent.stop()
+        self.assertNotIn("table inet novpn", self.lab.shell("nft -s list ruleset"))
+
+    def test_beside_docker_by_iptables_nft(self):
+        self.check(DOCKER.replace("iptables", "iptables-nft"), "def1-ipv6")
+
+    def test_beside_docker_by_iptables_legacy(self):
+        self.check(DOCKER.replace("iptables", "iptables-legacy"), "plain")
+
+    def test_beside_ufw_by_iptables_nft(self):
+        self.check(UFW.replace("tables", "tables-nft"), "plain")
+
+    def test_beside_ufw_by_iptables_legacy(self):
+        self.check(UFW.replace("tables", "tables-legacy"), "def1-ipv6")
+
+    def test_beside_nft_that_sets_a_bit_of_every_mark(self):
+        self.check(NFT, "def1-ipv6")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
