@@ -2,6 +2,7 @@
 import unittest
 
 from labtest import LabTest, SITES, VPN_SEEN
+from clients import start_bus
 from lab import wait_until
 
 TABLE = 7866
@@ -56,6 +57,24 @@ table inet firewall {
 }
 E
 """
+
+
+class Firewalld:
+    """The real one, on a bus of the laptop's, with its default zone."""
+
+    def __init__(self, lab):
+        self.lab = lab
+        start_bus(lab)
+        log = lab.directory / "firewalld.log"
+        self.process = lab.spawn("unshare", "--mount", "--propagation=private", "sh", "-ec",
+                                 "mount -t tmpfs -o mode=755 lab-firewalld /etc/firewalld; exec firewalld --nofork --nopid", output=log)
+        wait_until(lambda: lab.run("firewall-cmd", "--state", check=False).returncode == 0, 20, "firewalld", log.read_text)
+
+    def reload(self):
+        self.lab.run("firewall-cmd", "--complete-reload")
+
+    def stop(self):
+        self.lab.end(self.process, 10)
 
 
 class Deletions(LabTest):
@@ -132,6 +151,25 @@ class Firewalls(LabTest):
 
     def test_beside_nft_that_sets_a_bit_of_every_mark(self):
         self.check(NFT, "def1-ipv6")
+
+    def test_beside_firewalld(self):
+        """Its strict reverse path filter for IPv6 among the rest."""
+        self.start_agent()
+        self.vpn_up("def1-ipv6")
+        firewalld = Firewalld(self.lab)
+        self.assertIn("fib saddr . mark . iif oif missing drop", self.lab.shell("nft list ruleset"))
+        self.assert_members_seen_at("a")
+        self.assert_others_seen_as(VPN_SEEN[4])
+        before = self.lab.snapshot()
+        firewalld.reload()
+        self.assert_members_seen_at("a")
+        self.assertEqual(self.lab.snapshot(), before)
+        self.lab.roam("b")
+        self.wait_for_gateway(SITES["b"].gateway)
+        self.assert_members_seen_at("b")
+        self.assert_nothing_leaked()
+        firewalld.stop()
+        self.assert_members_seen_at("b")
 
 
 if __name__ == "__main__":

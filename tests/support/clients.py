@@ -92,6 +92,15 @@ BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration
 </busconfig>
 """
 
+
+def start_bus(lab):
+    """A system bus of the laptop's own."""
+    (lab.directory / "bus.conf").write_text(BUS)
+    lab.shell("mkdir -p /run/dbus")
+    lab.spawn("dbus-daemon", "--nofork", f"--config-file={lab.directory}/bus.conf", output=lab.directory / "bus.log")
+    wait_until(lambda: lab.run("test", "-S", "/run/dbus/system_bus_socket", check=False).returncode == 0, what="the bus")
+
+
 NETWORK_MANAGER_CONF = """[main]
 plugins=keyfile
 no-auto-default=*
@@ -123,10 +132,7 @@ class NetworkManager:
         for directory in ("nm/etc/conf.d", "nm/etc/system-connections", "nm/state"):
             (here / directory).mkdir(parents=True)
         (here / "nm/etc/NetworkManager.conf").write_text(NETWORK_MANAGER_CONF)
-        (here / "bus.conf").write_text(BUS)
-        lab.shell("mkdir -p /run/dbus")
-        lab.spawn("dbus-daemon", "--nofork", f"--config-file={here}/bus.conf", output=here / "bus.log")
-        wait_until(lambda: lab.run("test", "-S", "/run/dbus/system_bus_socket", check=False).returncode == 0, what="the bus")
+        start_bus(lab)
         self.start()
 
     def start(self):
