@@ -1,5 +1,7 @@
 #include "agent/accounts.h"
 
+#include "agent/spawn.h"
+
 #include <algorithm>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/post.hpp>
@@ -77,6 +79,8 @@ bool is_allowed(const Caller& caller, const Allow& allow) {
     });
 }
 
+Caller user_alone(uid_t uid) { return {.uid = uid, .gid = static_cast<gid_t>(-1), .pid = 0}; }
+
 /// Where the lookups' thread leaves its answers. Outlives Accounts when a lookup hangs.
 struct Accounts::Mailbox {
     std::mutex mutex;
@@ -134,6 +138,17 @@ void Accounts::start_lookup(const Caller& caller, const Allow& allow) {
             if (mailbox->owner != nullptr) mailbox->owner->answered(key, std::move(answer));
         });
     });
+}
+
+bool is_allowed_now(uid_t uid, const Allow& allow) {
+    asio::io_context loop(1);
+    Accounts accounts(loop);
+    bool allowed = false;
+    spawn(loop, [](Accounts& of, uid_t user, const Allow& to, bool& answer) -> asio::awaitable<void> {
+        answer = co_await of.allowed(user_alone(user), to);
+    }(accounts, uid, allow, allowed));
+    loop.run();
+    return allowed;
 }
 
 void Accounts::answered(const Key& key, Answer answer) {

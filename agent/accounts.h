@@ -20,6 +20,12 @@ namespace novpn {
 /// Blocking: getpwuid_r, getgrouplist, getgrnam_r. The group that the kernel reports for the caller counts too.
 bool is_allowed(const Caller& caller, const Allow& allow);
 
+/// A user of whom no process is known: (gid_t)-1 is nobody's group.
+Caller user_alone(uid_t uid);
+
+/// The same, in 200 ms at most; no answer means no. For where no loop runs.
+bool is_allowed_now(uid_t uid, const Allow& allow);
+
 class Accounts {
   public:
     using Lookup = std::function<bool(const Caller&, const Allow&)>;

@@ -15,6 +15,7 @@ Scope scope_of(const Config& config, const std::string& cgroup_root, Depth depth
     Scope scope{.strays = depth == Depth::everything};
     scope.tunnels = config.tunnels.links;
     if (scope.strays) scope.cgroup_root = cgroup_root;
+    scope.others = selects_cgroups(config);
     for (const ClassConfig& c : config.classes) {
         scope.tables.push_back(c.table);
         scope.cgroups.push_back(cgroup_of(c, cgroup_root));
@@ -71,7 +72,11 @@ Applied apply_all(Kernel& kernel, const Plan& plan, const Observed& observed, st
             applied.operations.push_back(std::move(text));
             continue;
         }
-        spdlog::warn("{}: {}: {}", cause, text, to_string(done.error()));
+        // An app has ended since the look: its end is told, and needs no word.
+        const bool has_ended = std::holds_alternative<AttachBirthMark>(operation) &&
+                               done.error().code == std::errc::no_such_file_or_directory;
+        spdlog::log(has_ended ? spdlog::level::debug : spdlog::level::warn, "{}: {}: {}", cause, text,
+                    to_string(done.error()));
         if (is_dispensable(operation)) continue;
         if (!applied.failure) applied.failure = done.error();
         if (!to_the_end) break;
@@ -108,7 +113,57 @@ Agent::Agent(Kernel& kernel, Config config, AgentSetup setup)
     , config_(std::move(config))
     , setup_(std::move(setup)) {}
 
-Scope Agent::scope(Depth depth) const { return scope_of(config_, setup_.cgroup_root, depth); }
+Scope Agent::scope(Depth depth) const {
+    Scope scope = scope_of(config_, setup_.cgroup_root, depth);
+    scope.attached = attached_;
+    return scope;
+}
+
+Expected<Observed> Agent::look(Depth depth) {
+    auto observed = kernel_.observe(scope(depth));
+    if (!observed) return observed;
+    ask_about_users(managers_in(observed->others));
+    observed->allowed_users = allowed_users();
+    return observed;
+}
+
+void Agent::ask_about_users(const std::set<uid_t>& managers) {
+    std::erase_if(users_, [&](const auto& user) { return !managers.contains(user.first); });
+    for (uid_t uid : managers) {
+        auto [user, is_new] = users_.try_emplace(uid);
+        if (is_new && setup_.is_allowed) user->second = setup_.is_allowed(uid, config_.allow);
+    }
+}
+
+std::set<uid_t> Agent::allowed_users() const {
+    std::set<uid_t> allowed;
+    for (const auto& [uid, answer] : users_)
+        if (answer.value_or(false)) allowed.insert(uid);
+    return allowed;
+}
+
+bool Agent::heard_of_user(uid_t uid, bool allowed) {
+    auto user = users_.find(uid);
+    if (user == users_.end()) return false; // logged out since
+    const bool changes = user->second.value_or(false) != allowed;
+    user->second = allowed;
+    return changes;
+}
+
+void Agent::forget_refused_users() {
+    std::erase_if(users_, [](const auto& user) { return user.second == false; });
+}
+
+bool Agent::heard_of_cgroups(const SeenCgroups& seen) {
+    if (!desired_ || !selects_cgroups(config_)) return false;
+    ask_about_users(managers_in(seen));
+    std::map<std::string, MatchedCgroup> before;
+    for (const auto& [_, decision] : desired_->classes) before.insert(decision.matched.begin(), decision.matched.end());
+    auto now = matched_cgroups(config_now(), seen, allowed_users());
+    std::erase_if(
+        now, [&](const auto& found) { return desired_->classes.at(found.second.class_name).state == ClassState::off; });
+    return incomplete_ || now != before;
+}
 
 Config Agent::config_now() const {
     Config config = config_;
@@ -126,7 +181,7 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
     if (released_) return pass;
     std::erase_if(switches_, [&](const auto& s) { return s.second.until && *s.second.until <= since; });
 
-    auto observed = kernel_.observe(scope(depth));
+    auto observed = look(depth);
     if (!observed) {
         pass.failure = observed.error();
         return pass;
@@ -157,6 +212,10 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
     pass.failure = applied.failure;
     if (repair) ++repairs_;
     incomplete_ = pass.failure.has_value();
+    if (!incomplete_) attached_.clear();
+    for (const auto& [_, marked] : desired.birth_marks)
+        for (const std::string& path : marked.cgroups)
+            if (observed->others.contains(path)) attached_.insert(path);
     memory_ = desired.memory;
     bool news = !desired_ || desired_->takeovers != desired.takeovers || desired_->uplinks != desired.uplinks;
     desired_ = std::move(desired);
@@ -189,7 +248,7 @@ Pass Agent::reconcile_on_call(std::string_view cause, Depth depth) {
 }
 
 Expected<void> Agent::start() {
-    auto observed = kernel_.observe(scope(Depth::everything));
+    auto observed = look(Depth::everything);
     if (!observed) return tl::make_unexpected(observed.error());
     if (auto found = conflicts(*observed, config_); !found.empty())
         return tl::make_unexpected(Error{.doing = "starting", .detail = found.front()});
@@ -223,6 +282,25 @@ std::optional<Clock::duration> Agent::limit_moves(const Observed& observed, Desi
     return wait;
 }
 
+/// Cgroups of others that were in the class and are not any more, with all below them, but for those in there that a
+/// class still has.
+std::set<std::uint64_t> Agent::ids_that_leave(const ClassDecision& before, const Desired& after) {
+    auto stays = [&](const std::string& path) {
+        return std::ranges::any_of(after.classes, [&](const auto& now) {
+            return now.second.mark == before.mark && now.second.matched.contains(path);
+        });
+    };
+    std::set<std::uint64_t> leaving;
+    for (const auto& [path, _] : before.matched)
+        if (!stays(path)) leaving.merge(kernel_.cgroup_ids(path));
+    if (leaving.empty()) return leaving;
+    for (const auto& [_, now] : after.classes)
+        for (const auto& [path, matched] : now.matched)
+            if (leaving.contains(matched.id) && (now.mark != before.mark || before.matched.contains(path)))
+                for (std::uint64_t id : kernel_.cgroup_ids(path)) leaving.erase(id);
+    return leaving;
+}
+
 /// Of classes that were on and are not any more, and of selectors that a class has no more: members leave them without
 /// moving.
 Plan Agent::sockets_to_end(const Desired& after) {
@@ -235,6 +313,7 @@ Plan Agent::sockets_to_end(const Desired& after) {
         bool leaves = before.state != ClassState::off && !goes_on;
         if (before.on_leave != OnLeave::end) continue;
         if (leaves) cgroups.merge(kernel_.cgroup_ids(before.cgroup));
+        cgroups.merge(ids_that_leave(before, after));
         if (before.state != ClassState::off)
             selectors.push_back(selectors_gone(before, goes_on ? &now->second : nullptr));
     }
@@ -300,7 +379,12 @@ Expected<void> Agent::reload() {
         return tl::make_unexpected(Error{.doing = "reloading", .detail = reason});
     }
     warnings_.erase("config");
+    // Whom another `allow` refuses is asked of in look(); until the answer what was said of a user stands.
+    const bool asks_again = config_.allow != loaded->allow;
     config_ = std::move(*loaded);
+    if (asks_again && setup_.is_allowed)
+        for (auto& [uid, answer] : users_)
+            if (auto now = setup_.is_allowed(uid, config_.allow)) answer = now;
     std::erase_if(switches_, [&](const auto& s) { return !has_class(s.first); });
     if (setup_.on_config) setup_.on_config(config_);
     Pass pass = reconcile_on_call("reload", Depth::everything);

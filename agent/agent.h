@@ -36,6 +36,8 @@ struct AgentSetup {
     std::function<void(Clock::time_point)> wake_at;          ///< asks for a pass then
     std::function<void()> ask_sources;                       ///< asks for hints; returns at once, heard() comes later
     std::function<void()> on_stop;                           ///< ends the loop
+    /// Whether the apps of a user are to be matched: nothing where that takes time, and heard_of_user() comes later.
+    std::function<std::optional<bool>(uid_t, const Allow&)> is_allowed;
 };
 
 /// What someone else makes us do again and again: a burst, then so often a second. A rival that does the same would
@@ -66,6 +68,12 @@ class Agent : public Service {
     Pass reconcile(std::string_view cause, Clock::time_point since, Depth depth);
     /// The sources' answer: the next pass judges it.
     void heard(Hints hints);
+    /// What is_allowed could not say at once. True: it matters, and a pass is due.
+    bool heard_of_user(uid_t uid, bool allowed);
+    /// Asks again of users whose apps are not matched.
+    void forget_refused_users();
+    /// Cgroups of others have come or gone. True: a member is among them, and a pass is due.
+    bool heard_of_cgroups(const SeenCgroups& seen);
     /// Takes everything of ours out of the kernel, marking first, backstop last. Goes on where one thing fails.
     Expected<void> release();
     bool released() const { return released_; }
@@ -82,6 +90,7 @@ class Agent : public Service {
     Expected<Placed> place(const std::string& class_name, pid_t pid) override;
     Expected<Released> release(pid_t pid) override;
     std::optional<std::string> class_of(pid_t pid) override;
+    std::optional<std::string> selector_of(pid_t pid) override;
     Expected<void> set_enabled(const std::string& class_name, bool enabled,
                                std::optional<std::chrono::seconds> for_how_long) override;
     Expected<void> reload() override;
@@ -104,6 +113,12 @@ class Agent : public Service {
     Pass reconcile_on_call(std::string_view cause, Depth depth);
     Config config_now() const; ///< with the switches applied
     Scope scope(Depth depth) const;
+    Expected<Observed> look(Depth depth);
+    void ask_about_users(const std::set<uid_t>& managers);
+    std::set<uid_t> allowed_users() const;
+    /// The nearest cgroup that is in a class, of those that the process is in.
+    std::optional<MatchedCgroup> membership_of(pid_t pid);
+    std::set<std::uint64_t> ids_that_leave(const ClassDecision& before, const Desired& after);
     void ask_sources(const Observed& observed, const Desired& desired, Clock::time_point now);
     Plan sockets_to_end(const Desired& after);
     std::optional<Clock::duration> limit_moves(const Observed& observed, Desired& desired, Clock::time_point now);
@@ -122,7 +137,9 @@ class Agent : public Service {
     std::map<std::string, Switch> switches_;
     std::optional<Desired> desired_; ///< of the last pass
     std::set<address> gateways_;
-    bool incomplete_ = true; ///< the last pass did not make the kernel what is desired
+    std::map<uid_t, std::optional<bool>> users_; ///< with a manager: whether their apps are matched, once that is known
+    std::set<std::string> attached_;             ///< cgroups of others that a BPF program of ours may be on
+    bool incomplete_ = true;                     ///< the last pass did not make the kernel what is desired
     bool released_ = false;
     Budget repairs_left_{10, 1};
     Budget moves_left_{200, 10}; ///< of our rules before a rival's: wg-quick costs four, and two back

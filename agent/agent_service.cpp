@@ -13,6 +13,9 @@ namespace novpn {
 
 namespace {
 
+/// The selector of what `novpn run` and `add` have put into the class's own cgroup.
+constexpr const char* kByRun = "run";
+
 /// Sockets that the process holds and that leave this machine, of those born inside the cgroups, or outside of them.
 /// None where /proc does not tell: the process is gone.
 std::vector<OpenSocket> held_by(pid_t pid, const std::vector<OpenSocket>& sockets,
@@ -47,7 +50,7 @@ StatusFacts Agent::facts() {
                       .repairs = repairs_,
                       .last_reaction = last_reaction_,
                       .warnings = warnings_};
-    if (auto observed = kernel_.observe(scope(Depth::usual))) {
+    if (auto observed = look(Depth::usual)) {
         facts.observed = std::move(*observed);
         facts.desired = decide(facts.observed, facts.config, memory_, setup_.cgroup_root);
         if (!diff(facts.observed, *facts.desired).empty())
@@ -56,6 +59,8 @@ StatusFacts Agent::facts() {
     } else {
         facts.warnings["look"] = to_string(observed.error());
     }
+    if (!facts.observed.others_problem.empty())
+        facts.warnings["cgroups"] = "Not all programs that are selected are found: " + facts.observed.others_problem;
     if (auto packets = kernel_.packets()) facts.packets = std::move(*packets);
     if (auto astray = find_astray(facts)) facts.warnings[kRuleOrderWarning] = *astray;
     if (auto policy = find_impassable(facts)) facts.warnings[kPolicyWarning] = *policy;
@@ -97,20 +102,26 @@ boost::json::object Agent::status(const Caller& caller) {
     if (sockets)
         for (const OpenSocket& socket : *sockets)
             if (caller.uid == 0 || caller.uid == socket.uid) now.sockets.push_back(socket);
-    for (const ClassConfig& c : now.config.classes) {
-        std::string cgroup = cgroup_of(c, setup_.cgroup_root);
-        Members& members = now.members[c.name];
+    auto members_in = [&](const std::string& cgroup) {
+        Members members;
         auto inside = kernel_.cgroup_ids(cgroup);
         for (pid_t pid : visible_processes(kernel_.processes(cgroup), caller)) {
             ++members.processes;
             if (sockets) members.old_sockets += held_by(pid, *sockets, inside, false).size();
         }
-    }
+        return members;
+    };
+    for (const ClassConfig& c : now.config.classes) now.members[c.name] = members_in(cgroup_of(c, setup_.cgroup_root));
+    for (const auto& [_, decision] : now.desired ? now.desired->classes : std::map<std::string, ClassDecision>{})
+        for (const auto& [path, matched] : decision.matched)
+            // What another user runs is not told.
+            if (const auto owner = manager_of(path); caller.uid == 0 || !owner || *owner == caller.uid)
+                now.matched[path] = members_in(path);
     return to_status(now);
 }
 
 Expected<std::vector<std::string>> Agent::plan() {
-    auto observed = kernel_.observe(scope(Depth::usual));
+    auto observed = look(Depth::usual);
     if (!observed) return tl::make_unexpected(observed.error());
     observed->hints = hints_;
     std::vector<std::string> text;
@@ -151,19 +162,39 @@ Expected<Placed> Agent::place(const std::string& class_name, pid_t pid) {
     return Placed{.old_sockets = held_by(pid, *sockets, kernel_.cgroup_ids(cgroup), false).size()};
 }
 
-std::optional<std::string> Agent::class_of(pid_t pid) {
+std::optional<MatchedCgroup> Agent::membership_of(pid_t pid) {
     auto cgroup = kernel_.cgroup_of(pid);
     if (!cgroup) return std::nullopt;
-    for (const ClassConfig& c : config_.classes) {
-        std::string of_class = cgroup_of(c, setup_.cgroup_root);
-        if (*cgroup == of_class || cgroup->starts_with(of_class + "/")) return c.name;
+    for (std::string path = *cgroup; !path.empty();) {
+        for (const ClassConfig& c : config_.classes)
+            if (path == cgroup_of(c, setup_.cgroup_root)) return MatchedCgroup{c.name, kByRun, 0};
+        for (const auto& [_, decision] : desired_ ? desired_->classes : std::map<std::string, ClassDecision>{})
+            if (auto found = decision.matched.find(path); found != decision.matched.end()) return found->second;
+        const auto slash = path.rfind('/');
+        path.resize(slash == std::string::npos ? 0 : slash);
     }
     return std::nullopt;
 }
 
+std::optional<std::string> Agent::class_of(pid_t pid) {
+    auto membership = membership_of(pid);
+    return membership ? std::optional(membership->class_name) : std::nullopt;
+}
+
+std::optional<std::string> Agent::selector_of(pid_t pid) {
+    auto membership = membership_of(pid);
+    return membership ? std::optional(membership->selector) : std::nullopt;
+}
+
 Expected<Released> Agent::release(pid_t pid) {
-    auto name = class_of(pid);
-    if (!name) return system_error(EINVAL, fmt::format("releasing process {}", pid), "it is in no class");
+    const std::string doing = fmt::format("releasing process {}", pid);
+    auto membership = membership_of(pid);
+    if (!membership) return system_error(EINVAL, doing);
+    if (membership->selector != kByRun)
+        return system_error(EINVAL, doing,
+                            fmt::format("is in class {} by '{}' of the config, and stays where it is",
+                                        membership->class_name, membership->selector));
+    const std::string* name = &membership->class_name;
     const ClassConfig* c = find_class(*name);
     auto sockets = kernel_.sockets();
     if (!sockets) return tl::make_unexpected(sockets.error());

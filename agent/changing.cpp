@@ -78,8 +78,11 @@ Answer release_now(Exchange& exchange, pid_t pid) {
     const auto released = exchange.service.release(pid);
     exchange.serving.statuses.forget();
     if (!released) {
-        if (released.error().code == std::errc::invalid_argument)
-            return tl::make_unexpected(Refusal{"NotSteered", "process " + std::to_string(pid) + " is in no class"});
+        if (released.error().code == std::errc::invalid_argument) {
+            const std::string& why = released.error().detail;
+            return tl::make_unexpected(
+                Refusal{"NotSteered", "process " + std::to_string(pid) + " " + (why.empty() ? "is in no class" : why)});
+        }
         return tl::make_unexpected(refusal(released.error(), pid));
     }
     if (auto checked = check_still_that_one(exchange, *process, "released"); !checked)

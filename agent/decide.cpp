@@ -223,7 +223,8 @@ ClassState state_of(const ClassConfig& c, const ClassDecision& decision) {
 }
 
 void add_class(Desired& desired, const ClassConfig& c, const Observed& observed, const Config& config,
-               const Memory& memory, const std::string& cgroup_root) {
+               const Memory& memory, const std::string& cgroup_root,
+               const std::map<std::string, MatchedCgroup>& matched) {
     ClassDecision decision{.mark = c.mark, .on_leave = c.on_leave, .cgroup = cgroup_of(c, cgroup_root)};
     for (Family family : kFamilies) decision.ways_out[family] = way_out(c, family, desired, observed, config, memory);
     for (const auto& [family, selection] : decision.ways_out)
@@ -243,10 +244,18 @@ void add_class(Desired& desired, const ClassConfig& c, const Observed& observed,
         marking.cgroups = {decision.cgroup};
         marking.users = decision.users;
         marking.destinations = {decision.destinations.begin(), decision.destinations.end()};
+        for (const auto& [path, found] : matched) {
+            if (found.class_name != c.name) continue;
+            decision.matched.emplace(path, found);
+            marking.others.emplace(path, found.id);
+        }
     }
     if (c.enabled || c.on_leave == OnLeave::keep) add_steering(desired, marking, c, decision, observed, config);
-    if (c.enabled && marks_at_birth(observed, config))
-        desired.birth_marks[c.name] = {{.mark = c.mark, .taken = bits_of_all_classes(config)}, marking.cgroups};
+    if (c.enabled && marks_at_birth(observed, config)) {
+        ClassBirthMark& marked = desired.birth_marks[c.name];
+        marked = {{.mark = c.mark, .taken = bits_of_all_classes(config)}, marking.cgroups};
+        for (const auto& [path, _] : marking.others) marked.cgroups.insert(path);
+    }
     desired.cgroups.push_back(decision.cgroup);
     desired.nft.classes.push_back(std::move(marking));
     desired.classes[c.name] = std::move(decision);
@@ -282,6 +291,19 @@ std::vector<Prefix> outermost_destinations(const ClassConfig& c) {
     return outermost;
 }
 
+bool selects_cgroups(const Config& config) {
+    return std::ranges::any_of(config.classes, [](const ClassConfig& c) {
+        return !c.apps.empty() || !c.units.empty() || !c.slices.empty() || !c.cgroups.empty();
+    });
+}
+
+std::map<std::string, MatchedCgroup> matched_cgroups(const Config& config, const SeenCgroups& seen,
+                                                     const std::set<uid_t>& allowed_users) {
+    std::vector<CgroupSelectors> selectors;
+    for (const ClassConfig& c : config.classes) selectors.push_back({c.name, c.apps, c.units, c.slices, c.cgroups});
+    return matched_cgroups(selectors, seen, allowed_users);
+}
+
 bool selects(const ClassDecision& decision, const OpenSocket& socket) {
     auto leads_there = [&](const Prefix& prefix) { return socket.remote && contains(prefix, *socket.remote); };
     return decision.users.contains(socket.uid) || std::ranges::any_of(decision.destinations, leads_there);
@@ -313,7 +335,10 @@ Desired decide(const Observed& observed, const Config& asked, const Memory& memo
         desired.takeovers[family] = std::move(takeovers);
         desired.rule_order[family] = order_rules(family, observed.rules, config.classes);
     }
-    for (const ClassConfig& c : config.classes) add_class(desired, c, observed, config, memory, cgroup_root);
+    const auto matched = matched_cgroups(config, observed.others, observed.allowed_users);
+    for (const ClassConfig& c : config.classes) add_class(desired, c, observed, config, memory, cgroup_root, matched);
+    if (selects_cgroups(config))
+        for (unsigned level = 1; level <= kLevelsInAdvance; ++level) desired.nft.levels.insert(level);
     return desired;
 }
 

@@ -15,6 +15,10 @@ namespace novpn {
 
 /// Worst metric there is: the backstop is consulted after every other route of the table.
 inline constexpr std::uint32_t kBackstopMetric = 4294967295;
+/// Cgroups of others have maps for these levels from the start: an app's scope is at the fifth (user.slice,
+/// user-1000.slice, user@1000.service, app.slice), or further down where slices are nested. One beyond costs a new
+/// structure, once.
+inline constexpr unsigned kLevelsInAdvance = 8;
 /// Routes copied from main into a class's table, at most.
 inline constexpr std::size_t kMaxCopiedRoutes = 4096;
 
@@ -30,9 +34,10 @@ struct ClassDecision {
     Mark mark;
     OnLeave on_leave = OnLeave::end; ///< also when the config no longer has the class
     std::string cgroup;
-    std::map<Family, Selection> ways_out; ///< its uplinks, or its tunnel
-    std::set<std::uint32_t> users;        ///< none where it is off
-    std::vector<Prefix> destinations;     ///< none where it is off
+    std::map<Family, Selection> ways_out;         ///< its uplinks, or its tunnel
+    std::set<std::uint32_t> users;                ///< none where it is off
+    std::vector<Prefix> destinations;             ///< none where it is off
+    std::map<std::string, MatchedCgroup> matched; ///< cgroups of others, by path; none where it is off
     bool operator==(const ClassDecision&) const = default;
 };
 
@@ -48,8 +53,8 @@ struct Desired {
     std::vector<Route> routes; ///< of the classes' tables, all with our protocol
     std::vector<Rule> rules;   ///< all with our protocol
     std::vector<std::string> cgroups;
-    std::vector<XfrmPolicy> policies; ///< without an index: the plan gives them one of ours
-    NftTable nft;                     ///< no class: no table
+    std::vector<XfrmPolicy> policies;                  ///< without an index: the plan gives them one of ours
+    NftTable nft;                                      ///< no class: no table
     std::map<std::string, ClassBirthMark> birth_marks; ///< by class, those whose sockets are marked when they are made
 
     Memory memory; ///< for the next decision
@@ -64,6 +69,12 @@ bool may_use_tunnel(const ClassConfig& c);
 
 /// Its destinations, without those inside another of them, in the order of the config.
 std::vector<Prefix> outermost_destinations(const ClassConfig& c);
+
+/// Whether a class selects cgroups that are not ours.
+bool selects_cgroups(const Config& config);
+/// Cgroups of others that the config puts in a class, whether or not that one is on; by path.
+std::map<std::string, MatchedCgroup> matched_cgroups(const Config& config, const SeenCgroups& seen,
+                                                     const std::set<uid_t>& allowed_users);
 
 /// Whether a socket is one of the class's users, or connected to one of its destinations.
 bool selects(const ClassDecision& decision, const OpenSocket& socket);

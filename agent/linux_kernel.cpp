@@ -22,17 +22,20 @@ Expected<LinuxKernel> LinuxKernel::open() {
     auto root = cgroup_root_of_this_netns();
     if (!root) return tl::make_unexpected(root.error());
     auto birth_marks = BirthMarks::open(cgroups->mount(), *root);
+    auto cgroup_watch = CgroupWatch::open(cgroups->mount());
+    if (!cgroup_watch) return tl::make_unexpected(cgroup_watch.error());
     return LinuxKernel(std::move(*routing), std::move(*nft), std::move(*cgroups), std::move(*xfrm),
-                       std::move(birth_marks), std::move(*root));
+                       std::move(birth_marks), std::move(*cgroup_watch), std::move(*root));
 }
 
 LinuxKernel::LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm, BirthMarks birth_marks,
-                         std::string cgroup_root)
+                         CgroupWatch cgroup_watch, std::string cgroup_root)
     : routing_(std::move(routing))
     , nft_(std::move(nft))
     , cgroups_(std::move(cgroups))
     , xfrm_(std::move(xfrm))
     , birth_marks_(std::move(birth_marks))
+    , cgroup_watch_(std::make_unique<CgroupWatch>(std::move(cgroup_watch)))
     , cgroup_root_(std::move(cgroup_root)) {}
 
 namespace {
@@ -101,13 +104,23 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
     auto nft = nft_.observe();
     if (!nft) return tl::make_unexpected(nft.error());
     observed.nft = std::move(*nft);
+    look_at_others(observed, scope);
     if (birth_marks_.pinned()) {
+        paths.insert(paths.end(), scope.attached.begin(), scope.attached.end());
         // Also to classes that are no more: what is unpinned while it is attached could not be detached any more.
         auto more = tree_below(scope.strays ? "" : cgroup_root_);
         paths.insert(paths.end(), more.begin(), more.end());
     }
     observed.birth_marks = birth_marks_.observe(paths);
     return observed;
+}
+
+/// What the watch tells is the answer; a look at everything reads the tree anew.
+void LinuxKernel::look_at_others(Observed& observed, const Scope& scope) const {
+    if (!scope.others) return cgroup_watch_->stop();
+    if (scope.strays || !cgroup_watch_->is_watching()) cgroup_watch_->scan();
+    observed.others = cgroup_watch_->seen();
+    if (const auto& problem = cgroup_watch_->problem()) observed.others_problem = to_string(*problem);
 }
 
 std::vector<std::string> LinuxKernel::tree_below(const std::string& cgroup) const {
@@ -139,6 +152,8 @@ Expected<void> LinuxKernel::replace_nft(const NftTable& table) {
             if (!member) return tl::make_unexpected(member.error());
             members.insert(*member);
         }
+        // By their ids: one that has gone since is harmless, and its end is told.
+        for (const auto& [path, id] : c.others) members.insert({c.name, cgroup_level(path), id});
     }
     return nft_.replace(table, members);
 }

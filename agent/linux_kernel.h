@@ -8,6 +8,7 @@
 #include "netlink/xfrm.h"
 #include "rules/birth_mark.h"
 #include "rules/cgroup.h"
+#include "rules/cgroup_watch.h"
 #include "rules/nft.h"
 
 namespace novpn {
@@ -36,10 +37,12 @@ class LinuxKernel : public Kernel {
     const Nft& nft() const { return nft_; }
     const XfrmSocket& xfrm() const { return xfrm_; }
     const BirthMarks& birth_marks() const { return birth_marks_; }
+    CgroupWatch& cgroup_watch() const { return *cgroup_watch_; }
 
   private:
     LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm, BirthMarks birth_marks,
-                std::string cgroup_root);
+                CgroupWatch cgroup_watch, std::string cgroup_root);
+    void look_at_others(Observed& observed, const Scope& scope) const;
     std::vector<std::string> tree_below(const std::string& cgroup) const;
     Expected<MemberElement> element(const std::string& class_name, const std::string& cgroup) const;
     Expected<SocketDiag*> socket_diag();
@@ -50,6 +53,7 @@ class LinuxKernel : public Kernel {
     CgroupTree cgroups_;
     XfrmSocket xfrm_;
     BirthMarks birth_marks_;
+    std::unique_ptr<CgroupWatch> cgroup_watch_;
     std::string cgroup_root_;               ///< of this network namespace
     std::optional<SocketDiag> socket_diag_; ///< opened when it is first needed
 };

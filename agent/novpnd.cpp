@@ -6,6 +6,7 @@
 #include "agent/setup.h"
 #include "agent/sources/gather.h"
 #include "agent/sources/sources.h"
+#include "agent/spawn.h"
 #include "agent/table_names.h"
 #include "agent/watch.h"
 
@@ -101,13 +102,27 @@ Expected<void> run(const Options& options) {
     std::unique_ptr<Watch> watch; // outlives the agent, which asks it for passes
     std::unique_ptr<Sources> sources;
     bool sources_hang = false;
+    Accounts accounts(io);
+    bool running = false;
+    Agent* asking = nullptr;
+    // Before the loop runs the answer is waited for: an agent that adopts must not let go of a user's apps first.
+    auto is_allowed_user = [&](uid_t uid, const Allow& allow) -> std::optional<bool> {
+        if (!running) return is_allowed_now(uid, allow);
+        spawn(io, [](Accounts& of, uid_t user, Allow to, Agent& agent, Watch& passes) -> boost::asio::awaitable<void> {
+            const bool allowed = co_await of.allowed(user_alone(user), std::move(to));
+            if (agent.heard_of_user(user, allowed)) passes.notified("a user's apps may be matched, or not any more");
+        }(accounts, uid, allow, *asking, *watch));
+        return std::nullopt;
+    };
     Agent agent(*kernel, *config,
                 {.cgroup_root = *cgroup_root,
                  .load = load,
                  .on_config = on_config,
                  .wake_at = [&](Clock::time_point when) { watch->wake_at(when); },
                  .ask_sources = [&] { sources_hang = report_hang(sources->ask(), sources_hang); },
-                 .on_stop = [&] { io.stop(); }});
+                 .on_stop = [&] { io.stop(); },
+                 .is_allowed = is_allowed_user});
+    asking = &agent;
     auto opened = Watch::open(io, agent, *kernel);
     if (!opened) return tl::make_unexpected(opened.error());
     watch = std::move(*opened);
@@ -127,6 +142,7 @@ Expected<void> run(const Options& options) {
     };
     watch->start([&] { end(Ending::release); }, [&] { end(Ending::leave); });
     tell_systemd("READY=1");
+    running = true;
     io.run();
 
     tell_systemd("STOPPING=1");

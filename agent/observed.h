@@ -4,10 +4,12 @@
 #include "agent/hint.h"
 #include "netlink/values.h"
 #include "netlink/xfrm.h"
+#include "rules/membership.h"
 #include "rules/steering.h"
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -26,7 +28,10 @@ struct Observed {
     ObservedNft nft;
     std::vector<XfrmPolicy> policies; ///< both families, but for those of single sockets
     ObservedBirthMarks birth_marks;
-    Hints hints; ///< of the sources, where they were asked just now
+    Hints hints;                   ///< of the sources, where they were asked just now
+    SeenCgroups others;            ///< cgroups that are not ours, as far as selectors may match them
+    std::string others_problem;    ///< why some of those are not known; empty: all are
+    std::set<uid_t> allowed_users; ///< of those with a manager, whose apps count
 };
 
 /// What to look at.
@@ -37,6 +42,8 @@ struct Scope {
     std::vector<Prefix> destinations; ///< of the classes: what goes there says nothing about the internet
     bool strays = false;              ///< also what another config or a crash may have left: routes of ours in any
     std::string cgroup_root;          ///< table, and with this every cgroup right below it
+    bool others = false;              ///< the classes select cgroups of others
+    std::set<std::string> attached;   ///< cgroups of others that a class's BPF program may be on
 };
 
 /// Destinations that stand for "the internet": one in the middle of each eighth of the IPv4 unicast space, so that a

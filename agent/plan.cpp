@@ -160,7 +160,7 @@ PolicyChanges policy_changes(const Observed& observed, const Desired& desired) {
 struct ElementChanges {
     std::vector<Operation> links_to_add;
     std::vector<Operation> members_to_add;
-    ElementChange users_and_destinations;
+    ElementChange at_once;
     std::vector<Operation> members_to_remove;
     std::vector<Operation> links_to_remove;
 };
@@ -188,6 +188,7 @@ ElementChange change_of_users_and_destinations(const Observed& observed, const D
 
 ElementChanges element_changes(const Observed& observed, const Desired& desired) {
     ElementChanges changes;
+    changes.at_once = change_of_users_and_destinations(observed, desired);
     auto links = observed.nft.links;
     auto members = observed.nft.members;
     for (const ClassMarking& c : desired.nft.classes) {
@@ -201,9 +202,16 @@ ElementChanges element_changes(const Observed& observed, const Desired& desired)
                 id != observed.cgroups.end() && members.erase(MemberElement{c.name, cgroup_level(path), id->second});
             if (!present) changes.members_to_add.push_back(AddMember{c.name, path});
         }
+        for (const auto& [path, id] : c.others) {
+            MemberElement element{c.name, cgroup_level(path), id};
+            if (!members.erase(element)) changes.at_once.members_to_add.insert(element);
+        }
     }
-    changes.users_and_destinations = change_of_users_and_destinations(observed, desired);
-    for (const MemberElement& member : members) changes.members_to_remove.push_back(RemoveMember{member});
+    const bool has_others = !desired.nft.levels.empty();
+    if (has_others)
+        changes.at_once.members_to_remove = std::move(members);
+    else
+        for (const MemberElement& member : members) changes.members_to_remove.push_back(RemoveMember{member});
     for (const LinkElement& link : links) changes.links_to_remove.push_back(RemoveLink{link});
     return changes;
 }
@@ -290,7 +298,7 @@ Plan diff(const Observed& observed, const Desired& desired) {
     append<DeleteRule>(plan, rules.stale);
     if (wants_nft && !adopts_nft) plan.push_back(ReplaceNft{desired.nft});
     append(plan, elements.members_to_add);
-    if (!is_empty(elements.users_and_destinations)) plan.push_back(ChangeElements{elements.users_and_destinations});
+    if (!is_empty(elements.at_once)) plan.push_back(ChangeElements{elements.at_once});
     append(plan, births.to_add);
     append(plan, neighbours_to_forget(observed, desired));
 
@@ -313,10 +321,12 @@ struct Printer {
 
     static std::string ip(Family family) { return family == Family::ipv4 ? "ip" : "ip -6"; }
     std::string cgroup(const std::string& path) const { return observed.cgroup_mount + "/" + path; }
-    std::string path_of(const MemberElement& member) const {
+    std::string path_of(std::uint64_t cgroup_id) const {
         for (const auto& [path, id] : observed.cgroups)
-            if (id == member.cgroup_id) return path;
-        return fmt::format("{}", member.cgroup_id); // the cgroup is gone: nft prints its id
+            if (id == cgroup_id) return path;
+        for (const auto& [path, other] : observed.others)
+            if (other.id == cgroup_id) return path;
+        return fmt::format("{}", cgroup_id); // the cgroup is gone: nft prints its id
     }
 
     std::string operator()(const ReplaceRoute& op) const {
@@ -347,7 +357,7 @@ struct Printer {
     }
     std::string operator()(const RemoveMember& op) const {
         return fmt::format("nft delete element inet novpn cgroup_level_{} {{ \"{}\" : goto mark_{} }}", op.member.level,
-                           path_of(op.member), op.member.class_name);
+                           path_of(op.member.cgroup_id), op.member.class_name);
     }
     std::string operator()(const AddLink& op) const {
         return fmt::format("nft add element inet novpn links_{} {{ {} }}", op.element.class_name,
@@ -371,7 +381,8 @@ struct Printer {
         return fmt::format("bpftool cgroup detach {} sock_create pinned {}", cgroup(op.cgroup), pin(op.class_name));
     }
     std::string operator()(const ChangeElements& op) const {
-        return fmt::format("nft '{}'", fmt::join(to_nft(op.change), "; "));
+        return fmt::format("nft '{}'",
+                           fmt::join(to_nft(op.change, [&](std::uint64_t id) { return path_of(id); }), "; "));
     }
     std::string operator()(const EndSocket& op) const {
         const OpenSocket& s = op.socket;

@@ -93,7 +93,7 @@ struct DetachBirthMark {
     bool operator==(const DetachBirthMark&) const = default;
 };
 
-/// Users and destinations, all in one transaction.
+/// Users, destinations and cgroups of others, all in one transaction.
 struct ChangeElements {
     ElementChange change;
     bool operator==(const ChangeElements&) const = default;

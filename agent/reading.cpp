@@ -116,6 +116,10 @@ awaitable<void> explain(Exchange& exchange) {
         co_await exchange.fail("Failed", to_string(explanation.error()));
         co_return;
     }
+    if (pid) {
+        const auto selector = exchange.service.selector_of(*pid);
+        (*explanation)["selector"] = selector ? json::value(*selector) : json::value(nullptr);
+    }
     if (pid) (*explanation)["process_class"] = class_of_process ? json::value(*class_of_process) : json::value(nullptr);
     co_await exchange.reply(std::move(*explanation));
 }

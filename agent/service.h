@@ -59,10 +59,12 @@ class Service {
     /// Moves the process; who may and which process it is has been checked. no_such_process: it is gone.
     virtual Expected<Placed> place(const std::string& class_name, pid_t pid) = 0;
     /// Moves the process back to where ordinary ones are. no_such_process: it is gone. invalid_argument: it is in no
-    /// class.
+    /// class, or in one by a selector, as `detail` says: nothing is moved out of where it belongs.
     virtual Expected<Released> release(pid_t pid) = 0;
     /// The class whose member this process is; none for an ordinary process and for one that is gone.
     virtual std::optional<std::string> class_of(pid_t pid) = 0;
+    /// By what it is in that class: "app spotify", "run"; none for an ordinary process and for one that is gone.
+    virtual std::optional<std::string> selector_of(pid_t pid) = 0;
     /// Until the next call, the end of `for_how_long` or the end of the agent; touches no file.
     virtual Expected<void> set_enabled(const std::string& class_name, bool enabled,
                                        std::optional<std::chrono::seconds> for_how_long) = 0;

@@ -1,5 +1,6 @@
 #include "agent/standalone.h"
 
+#include "agent/accounts.h"
 #include "agent/linux_kernel.h"
 #include "agent/lock.h"
 #include "agent/setup.h"
@@ -43,7 +44,8 @@ Expected<std::vector<std::string>> plan_without_agent(const std::string& config_
     if (!config) return tl::make_unexpected(Error{.doing = to_string(config.error())});
     auto standalone = open_kernel();
     if (!standalone) return tl::make_unexpected(standalone.error());
-    Agent agent(standalone->kernel, std::move(*config), {.cgroup_root = standalone->cgroup_root});
+    Agent agent(standalone->kernel, std::move(*config),
+                {.cgroup_root = standalone->cgroup_root, .is_allowed = is_allowed_now});
     agent.heard(gather({}, std::chrono::system_clock::now(), kSourcesMaxWait));
     return agent.plan();
 }

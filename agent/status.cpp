@@ -104,6 +104,17 @@ json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
                         {"processes", members.processes},
                         {"old_sockets", members.old_sockets}};
     json::array members_of_class{std::move(member)};
+    std::size_t matched = 0;
+    if (facts.desired) {
+        for (const auto& [path, cgroup] : facts.desired->classes.at(c.name).matched) {
+            ++matched;
+            if (auto of = facts.matched.find(path); of != facts.matched.end())
+                members_of_class.push_back({{"cgroup", path},
+                                            {"selector", cgroup.selector},
+                                            {"processes", of->second.processes},
+                                            {"old_sockets", of->second.old_sockets}});
+        }
+    }
     if (facts.desired)
         for (auto& selected : selected_members(c, facts.desired->classes.at(c.name), facts))
             members_of_class.push_back(std::move(selected));
@@ -117,6 +128,7 @@ json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
         {"uplinks", std::move(uplinks)},
         {"backend", std::move(backend)},
         {"members", std::move(members_of_class)},
+        {"matched", matched},
         {"packets", {{"marked", packets.marked}, {"masqueraded", packets.masqueraded}, {"dropped", packets.dropped}}}};
 }
 

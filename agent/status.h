@@ -34,7 +34,8 @@ struct StatusFacts {
     Observed observed;
     std::optional<Desired> desired;              ///< none: the kernel could not be looked at
     std::map<std::string, PacketCounts> packets; ///< by class
-    std::map<std::string, Members> members;      ///< by class
+    std::map<std::string, Members> members;      ///< of the classes' own cgroups, by class
+    std::map<std::string, Members> matched;      ///< of cgroups of others that the caller may know of, by path
     std::vector<OpenSocket> sockets;             ///< those that the caller may see
     std::uint64_t repairs = 0;
     std::optional<std::chrono::microseconds> last_reaction;

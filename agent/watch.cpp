@@ -55,6 +55,7 @@ Watch::Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kerne
     , xfrm_(std::move(monitors.xfrm))
     , routes_fd_(io, routes_.fd())
     , nft_fd_(io, nft_.fd())
+    , cgroups_fd_(io, kernel.cgroup_watch().fd())
     , xfrm_fd_(io)
     , clock_fd_(io, monitors.clock.release())
     , signals_(io, SIGTERM, SIGINT, SIGUSR1)
@@ -68,12 +69,14 @@ Watch::~Watch() {
     // The monitors own their sockets: Asio lets go of them before they are closed.
     routes_fd_.release();
     nft_fd_.release();
+    cgroups_fd_.release();
     if (xfrm_fd_.is_open()) xfrm_fd_.release();
 }
 
 void Watch::start(std::function<void()> on_term, std::function<void()> on_leave) {
     spawn(io_, watch_routes());
     spawn(io_, watch_nft());
+    spawn(io_, watch_cgroups());
     spawn(io_, watch_clock());
     if (xfrm_fd_.is_open()) spawn(io_, watch_xfrm());
     spawn(io_, watch_signals(std::move(on_term), std::move(on_leave)));
@@ -99,6 +102,14 @@ boost::asio::awaitable<void> Watch::watch_xfrm() {
     for (;;) {
         co_await xfrm_fd_.async_wait(xfrm_fd_.wait_read, boost::asio::use_awaitable);
         if (xfrm_.drain(kernel_.xfrm().port())) notified("IPsec policy changed");
+    }
+}
+
+boost::asio::awaitable<void> Watch::watch_cgroups() {
+    CgroupWatch& cgroups = kernel_.cgroup_watch();
+    for (;;) {
+        co_await cgroups_fd_.async_wait(cgroups_fd_.wait_read, boost::asio::use_awaitable);
+        if (cgroups.drain() && agent_.heard_of_cgroups(cgroups.seen())) notified("programs came or went");
     }
 }
 
@@ -171,6 +182,8 @@ void Watch::schedule_resync() {
     resync_.expires_after(kResync);
     resync_.async_wait([this](const boost::system::error_code& error) {
         if (error) return;
+        agent_.forget_refused_users();
+        if (kernel_.cgroup_watch().is_watching()) kernel_.cgroup_watch().scan();
         look("resync", Clock::now());
         schedule_resync();
     });

@@ -47,6 +47,7 @@ class Watch {
     boost::asio::awaitable<void> watch_routes();
     boost::asio::awaitable<void> watch_nft();
     boost::asio::awaitable<void> watch_xfrm();
+    boost::asio::awaitable<void> watch_cgroups();
     boost::asio::awaitable<void> watch_clock();
     boost::asio::awaitable<void> watch_signals(std::function<void()> on_term, std::function<void()> on_leave);
     void look(std::string_view cause, Clock::time_point since);
@@ -61,6 +62,7 @@ class Watch {
     XfrmMonitor xfrm_;
     boost::asio::posix::stream_descriptor routes_fd_;
     boost::asio::posix::stream_descriptor nft_fd_;
+    boost::asio::posix::stream_descriptor cgroups_fd_;
     boost::asio::posix::stream_descriptor xfrm_fd_;  ///< not open on a kernel without xfrm
     boost::asio::posix::stream_descriptor clock_fd_; ///< a timer that never ends, but for a change of the clock
     boost::asio::signal_set signals_;

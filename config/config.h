@@ -35,6 +35,10 @@ struct ClassConfig {
     TableId table{7866};
     Mark mark{.value = 0x4e000000, .mask = 0xff000000};
     Preference preference{64};
+    std::vector<std::string> apps;    ///< ids of desktop files, flatpaks and snaps, or globs
+    std::vector<std::string> units;   ///< services and scopes of the system
+    std::vector<std::string> slices;  ///< of the system
+    std::vector<std::string> cgroups; ///< paths from the root of cgroup v2, no leading slash
     std::vector<UserSelector> users;
     std::vector<Prefix> destinations; ///< for every process of the machine
     bool operator==(const ClassConfig&) const = default;

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <boost/asio/ip/address.hpp>
 #include <charconv>
+#include <climits>
 #include <cstdint>
 #include <fmt/format.h>
+#include <initializer_list>
 #include <limits>
 #include <linux/if.h>
 #include <linux/rtnetlink.h>
@@ -23,6 +25,8 @@ constexpr std::uint64_t kHighestPreference = 32764;
 constexpr std::size_t kGlobMax = IFNAMSIZ - 1;
 constexpr std::size_t kAccountMax = 32; ///< useradd(8)
 constexpr std::size_t kMaxDestinations = 4096;
+constexpr std::size_t kNameMax = NAME_MAX;
+constexpr std::size_t kPathMax = PATH_MAX - 1;
 
 /// (uid_t)-1 and (gid_t)-1 stand for "no change" in chown(2) and setresuid(2): nobody has them.
 constexpr std::uint64_t kHighestAccount = 0xfffffffe;
@@ -107,6 +111,71 @@ Parsed<UserSelector> parse_user(const YamlNode& node) {
     // Packets that no process sends, such as answers to a ping, count as root's; so do most VPN clients'.
     if (*uid == 0) return wrong(node, quote(node.text) + " is root, whose packets are the kernel's and the VPN's too");
     return UserSelector{.name = std::move(*account), .uid = *uid};
+}
+
+/// A name that can be a directory's, at most as long as one (NAME_MAX). `what` it should be.
+Parsed<std::string> parse_name(const YamlNode& node, std::string_view what) {
+    if (node.kind != YamlNode::Kind::scalar) return unexpected_value(node, what);
+    const std::string& text = node.text;
+    if (text.empty()) return wrong(node, "an empty name is nobody's");
+    if (text.size() > kNameMax) return wrong(node, fmt::format("{} is longer than {} can be", quote(text), what));
+    if (std::any_of(text.begin(), text.end(), is_impossible_in_link_name))
+        return wrong(node, fmt::format("{} has a character that {} cannot have", quote(text), what));
+    return text;
+}
+
+Parsed<std::string> parse_app(const YamlNode& node) {
+    auto app = parse_name(node, "the id of an application");
+    constexpr std::string_view kSuffix = ".desktop";
+    if (app && app->ends_with(kSuffix))
+        return wrong(node, fmt::format("{} is the name of a file; the id is {}", quote(*app),
+                                       quote(app->substr(0, app->size() - kSuffix.size()))));
+    return app;
+}
+
+/// The text without one of the suffixes is not empty.
+bool has_suffix(std::string_view text, std::initializer_list<std::string_view> suffixes) {
+    return std::any_of(suffixes.begin(), suffixes.end(),
+                       [&](std::string_view suffix) { return text.size() > suffix.size() && text.ends_with(suffix); });
+}
+
+bool has_glob(std::string_view text) { return text.find_first_of("*?[") != std::string_view::npos; }
+
+Parsed<std::string> parse_unit_name(const YamlNode& node, std::initializer_list<std::string_view> suffixes,
+                                    std::string_view what) {
+    auto name = parse_name(node, what);
+    if (!name) return name;
+    if (has_glob(*name)) return wrong(node, fmt::format("{} is a glob; only apps takes globs", quote(*name)));
+    if (!has_suffix(*name, suffixes)) return wrong(node, fmt::format("{} is not {}", quote(*name), what));
+    return name;
+}
+
+Parsed<std::string> parse_unit(const YamlNode& node) {
+    return parse_unit_name(node, {".service", ".scope"}, "the name of a system service (NAME.service)");
+}
+
+Parsed<std::string> parse_slice(const YamlNode& node) {
+    return parse_unit_name(node, {".slice"}, "the name of a system slice (NAME.slice)");
+}
+
+Parsed<std::string> parse_cgroup(const YamlNode& node) {
+    if (node.kind != YamlNode::Kind::scalar) return unexpected_value(node, "the path of a cgroup");
+    std::string_view rest = node.text;
+    if (rest.size() > kPathMax || std::any_of(rest.begin(), rest.end(), is_control))
+        return wrong(node, quote(rest) + " is no path");
+    if (rest.starts_with('/')) rest.remove_prefix(1);
+    std::string path(rest);
+    for (;;) {
+        const auto slash = rest.find('/');
+        const std::string_view name = rest.substr(0, slash);
+        if (name.empty() || name == "." || name == "..")
+            return wrong(node, fmt::format("{} is not the path of a cgroup", quote(node.text)));
+        if (slash == std::string_view::npos) return path;
+        if (!has_suffix(name, {".slice"}))
+            return wrong(node, fmt::format("{} lies in {}, which is no slice: names in there are not the system's",
+                                           quote(node.text), quote(name)));
+        rest.remove_prefix(slash + 1);
+    }
 }
 
 /// Decimal, at most 3 digits.
@@ -232,6 +301,10 @@ Parsed<std::string> parse_optional_link_glob(const YamlNode& node) {
 
 Parsed<std::vector<std::string>> parse_link_globs(const YamlNode& node) { return parse_list<parse_link_glob>(node); }
 Parsed<std::vector<std::string>> parse_accounts(const YamlNode& node) { return parse_list<parse_account>(node); }
+Parsed<std::vector<std::string>> parse_apps(const YamlNode& node) { return parse_list<parse_app>(node); }
+Parsed<std::vector<std::string>> parse_units(const YamlNode& node) { return parse_list<parse_unit>(node); }
+Parsed<std::vector<std::string>> parse_slices(const YamlNode& node) { return parse_list<parse_slice>(node); }
+Parsed<std::vector<std::string>> parse_cgroups(const YamlNode& node) { return parse_list<parse_cgroup>(node); }
 Parsed<std::vector<UserSelector>> parse_users(const YamlNode& node) { return parse_list<parse_user>(node); }
 
 Parsed<std::vector<Prefix>> parse_destinations(const YamlNode& node) {

@@ -53,6 +53,13 @@ Parsed<std::vector<std::string>> parse_link_globs(const YamlNode& node);
 Parsed<std::vector<std::string>> parse_accounts(const YamlNode& node);
 /// Names are looked up on this machine, which may ask a directory server: at load only. Root is refused.
 Parsed<std::vector<UserSelector>> parse_users(const YamlNode& node);
+/// Ids of applications, or globs.
+Parsed<std::vector<std::string>> parse_apps(const YamlNode& node);
+/// Names of services and scopes, as systemctl(1) shows them.
+Parsed<std::vector<std::string>> parse_units(const YamlNode& node);
+Parsed<std::vector<std::string>> parse_slices(const YamlNode& node);
+/// Paths whose parents are slices.
+Parsed<std::vector<std::string>> parse_cgroups(const YamlNode& node);
 /// Prefixes and addresses that can be in the internet. An address is a prefix of all its bits.
 Parsed<std::vector<Prefix>> parse_destinations(const YamlNode& node);
 

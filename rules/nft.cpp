@@ -181,11 +181,13 @@ Expected<void> Nft::remove(const LinkElement& link) {
 
 Expected<void> Nft::change(const ElementChange& change) {
     nft::Batch batch;
+    for (const MemberElement& member : change.members_to_remove) nft::delete_element(batch, member);
     for (const UserElement& user : change.users_to_remove) nft::delete_element(batch, user);
     for (const DestinationElement& destination : change.destinations_to_remove) nft::delete_element(batch, destination);
+    nft::add_elements(batch, change.members_to_add);
     nft::add_elements(batch, change.users_to_add);
     nft::add_elements(batch, change.destinations_to_add);
-    return impl_->socket.commit(std::move(batch), about("changing users and destinations of"));
+    return impl_->socket.commit(std::move(batch), about("changing elements of"));
 }
 
 } // namespace novpn

@@ -370,7 +370,7 @@ void add_postrouting(Structure& to, const NftTable& table) {
 
 Structure structure(const NftTable& table) {
     Structure made;
-    Levels levels;
+    Levels levels(table.levels.begin(), table.levels.end());
     for (const ClassMarking& c : table.classes) {
         made.counters.push_back(kMarkedCounter + c.name);
         made.counters.push_back(kMasqueradedCounter + c.name);
@@ -383,6 +383,7 @@ Structure structure(const NftTable& table) {
             made.sets.push_back({destination_set(c.name, Family::ipv6), Set::Kind::destinations6});
         }
         for (const std::string& path : c.cgroups) levels.insert(cgroup_level(path));
+        for (const auto& [path, _] : c.others) levels.insert(cgroup_level(path));
     }
     for (const unsigned level : levels)
         made.sets.push_back({fmt::format("{}{}", kLevelMap, level), Set::Kind::chain_by_cgroup});

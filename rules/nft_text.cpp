@@ -23,6 +23,28 @@ std::string element_text(const UserElement& user) {
 }
 std::string element_text(const DestinationElement& destination) { return to_string(destination.prefix); }
 
+/// With the cgroup as text.
+struct NamedMember {
+    MemberElement element;
+    std::string name;
+    auto operator<=>(const NamedMember&) const = default;
+};
+std::string set_of(const NamedMember& member) { return fmt::format("{}{}", nft::kLevelMap, member.element.level); }
+std::string element_text(const NamedMember& member) {
+    return fmt::format("\"{}\" : goto {}{}", member.name, nft::kMarkChain, member.element.class_name);
+}
+std::set<NamedMember> named(const std::set<MemberElement>& members, const CgroupNames& name_of) {
+    std::set<NamedMember> with_names;
+    for (const MemberElement& member : members) with_names.insert({member, name_of(member.cgroup_id)});
+    return with_names;
+}
+
+std::set<std::string> paths_of(const ClassMarking& c) {
+    std::set<std::string> paths = c.cgroups;
+    for (const auto& [path, _] : c.others) paths.insert(path);
+    return paths;
+}
+
 std::vector<std::string> elements_of(const nft::Set& set, const NftTable& table, const LinkNames& link_name) {
     std::vector<std::string> elements;
     for (const ClassMarking& c : table.classes) {
@@ -32,7 +54,7 @@ std::vector<std::string> elements_of(const nft::Set& set, const NftTable& table,
             for (const IfIndex link : c.links) elements.push_back('"' + link_name(link) + '"');
             break;
         case nft::Set::Kind::chain_by_cgroup:
-            for (const std::string& path : c.cgroups) {
+            for (const std::string& path : paths_of(c)) {
                 if (set.name != fmt::format("{}{}", nft::kLevelMap, cgroup_level(path))) continue;
                 elements.push_back(fmt::format("\"{}\" : goto {}{}", path, nft::kMarkChain, c.name));
             }
@@ -62,10 +84,12 @@ void add_lines(std::vector<std::string>& lines, const char* verb, const std::set
 
 } // namespace
 
-std::vector<std::string> to_nft(const ElementChange& change) {
+std::vector<std::string> to_nft(const ElementChange& change, const CgroupNames& cgroup_name) {
     std::vector<std::string> lines;
+    add_lines(lines, "delete", named(change.members_to_remove, cgroup_name));
     add_lines(lines, "delete", change.users_to_remove);
     add_lines(lines, "delete", change.destinations_to_remove);
+    add_lines(lines, "add", named(change.members_to_add, cgroup_name));
     add_lines(lines, "add", change.users_to_add);
     add_lines(lines, "add", change.destinations_to_add);
     return lines;

@@ -5,6 +5,7 @@
 #include "netlink/values.h"
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -25,6 +26,7 @@ struct ClassMarking {
     bool dns_by_vpn = true; ///< port 53 takes the ordinary path
     bool guarded = true;    ///< a member's packet that leaves by a link not in `links` is dropped and counted
     std::set<std::string> cgroups;
+    std::map<std::string, std::uint64_t> others; ///< cgroups that are not ours, by path; the id
     std::set<std::uint32_t> users;
     std::set<Prefix> destinations; ///< of both families, none inside another
     std::set<IfIndex> links;
@@ -34,6 +36,7 @@ struct ClassMarking {
 /// The whole `table inet novpn`; classes in the order of the config.
 struct NftTable {
     std::vector<ClassMarking> classes;
+    std::set<unsigned> levels; ///< of cgroups that may come: their maps are part of the structure already
     bool operator==(const NftTable&) const = default;
 };
 
@@ -70,18 +73,23 @@ struct DestinationElement {
     std::strong_ordering operator<=>(const DestinationElement&) const = default;
 };
 
-/// Elements that come and go in one transaction: a prefix can take the place of those inside it.
+/// Elements that come and go in one transaction: a prefix can take the place of those inside it, and cgroups of others
+/// come and go by the hundred.
 struct ElementChange {
     std::set<UserElement> users_to_remove;
     std::set<UserElement> users_to_add;
     std::set<DestinationElement> destinations_to_remove;
     std::set<DestinationElement> destinations_to_add;
+    std::set<MemberElement> members_to_remove;
+    std::set<MemberElement> members_to_add;
     bool operator==(const ElementChange&) const = default;
 };
 bool is_empty(const ElementChange& change);
 
+/// How a person calls the cgroup of an element: by its path where that is known, else by its id.
+using CgroupNames = std::function<std::string(std::uint64_t id)>;
 /// `add element inet novpn users { 1000 : goto mark_novpn }`, one line a set, removals first.
-std::vector<std::string> to_nft(const ElementChange& change);
+std::vector<std::string> to_nft(const ElementChange& change, const CgroupNames& cgroup_name);
 
 struct PacketCounts {
     std::uint64_t marked = 0;      ///< new flows put in the class

@@ -107,7 +107,9 @@ std::string process_line(const Explain& what, const json::object& answer) {
     const auto of_class = text_of(answer, "process_class");
     const std::string process = described(*what.pid);
     if (of_class.empty()) return process + " is in no class: it goes the ordinary way.\n";
-    return fmt::format("{} is in class {}.\n", process, of_class);
+    const auto selector = text_of(answer, "selector");
+    const bool is_matched = !selector.empty() && selector != "run";
+    return fmt::format("{} is in class {}{}.\n", process, of_class, is_matched ? ", by " + selector : "");
 }
 
 Expected<std::vector<std::string>> planned_commands(const std::string& runtime_dir, const Plan& how) {

@@ -906,6 +906,40 @@ TEST_P(Contract, UsersAndDestinationsComeBackAsTheyWereWritten) {
     EXPECT_EQ(observe().nft, wanted);
 }
 
+TEST_P(Contract, CgroupsOfOthersComeAndGoByTheirIds) {
+    auto seen = [&] { return world->kernel().observe({.strays = true, .others = true})->others; };
+    ASSERT_TRUE(apply(CreateCgroup{cgroup}));
+    const std::string other = world->add_other();
+    ASSERT_TRUE(seen().contains(other));
+    const SeenCgroup first = seen().at(other);
+    EXPECT_EQ(first.owner, 0u);
+    EXPECT_EQ(world->kernel().cgroup_ids(other), std::set{first.id});
+    EXPECT_TRUE(world->kernel().observe({})->others.empty()) << "nobody selects any";
+
+    NftTable table = steering(cgroup, {});
+    table.levels = {1, 2, 3};
+    table.classes.front().others = {{other, first.id}};
+    ASSERT_TRUE(apply(ReplaceNft{table}));
+    const std::set<MemberElement> own{{"novpn", cgroup_level(cgroup), observe().cgroups.at(cgroup)}};
+    const MemberElement element{"novpn", 1, first.id};
+    std::set<MemberElement> wanted = own;
+    wanted.insert(element);
+    EXPECT_EQ(observe().nft.members, wanted);
+    EXPECT_EQ(observe().nft.structure, structure_of(table));
+
+    world->remove_other();
+    EXPECT_FALSE(seen().contains(other));
+    (void)world->add_other();
+    const MemberElement next{"novpn", 1, seen().at(other).id};
+    EXPECT_NE(next, element) << "another one of that path has another id";
+    ASSERT_TRUE(apply(ChangeElements{{.members_to_remove = {element}, .members_to_add = {next}}}));
+    wanted = own;
+    wanted.insert(next);
+    EXPECT_EQ(observe().nft.members, wanted) << "also of a cgroup that is gone";
+    EXPECT_FALSE(apply(ChangeElements{{.members_to_remove = {element}}})) << "all or nothing";
+    EXPECT_EQ(observe().nft.members, wanted);
+}
+
 TEST_P(Contract, AClassWithoutAGuardHasNoSetOfLinks) {
     IfIndex eth0 = add_eth0();
     ASSERT_TRUE(apply(CreateCgroup{cgroup}));

@@ -41,6 +41,11 @@ class FakeWorld : public World {
     void add_policy(const XfrmPolicy& policy) override {
         if (auto done = kernel_.add_policy(policy); !done) throw std::runtime_error(to_string(done.error()));
     }
+    std::string add_other() override {
+        (void)kernel_.add_other("novpncontract.slice");
+        return "novpncontract.slice";
+    }
+    void remove_other() override { kernel_.remove_other("novpncontract.slice"); }
     bool is_blocked(const address& destination, std::uint32_t mark) override {
         Packet packet{.destination = destination, .mark = mark, .ip_protocol = IPPROTO_UDP, .destination_port = 7};
         auto route = kernel_.lookup(packet);

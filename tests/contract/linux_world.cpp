@@ -60,6 +60,7 @@ class LinuxWorld : public World {
         for (int fd : tunnels_) close(fd);
         auto cgroups = CgroupTree::find();
         if (!cgroups) return;
+        (void)cgroups->remove(other());
         for (const std::string& child : cgroups->children(cgroup_root())) (void)cgroups->remove(child);
     }
     LinuxWorld(const LinuxWorld&) = delete;
@@ -114,6 +115,16 @@ class LinuxWorld : public World {
     void delete_rule(const Rule& rule) override { change_rule("del", rule); }
     void add_policy(const XfrmPolicy& policy) override { run("ip xfrm policy add " + to_string(policy)); }
 
+    std::string add_other() override {
+        if (auto made = opened(CgroupTree::find()).create(other()); !made)
+            throw std::runtime_error(to_string(made.error()));
+        return other();
+    }
+    void remove_other() override {
+        if (auto gone = opened(CgroupTree::find()).remove(other()); !gone)
+            throw std::runtime_error(to_string(gone.error()));
+    }
+
     bool is_blocked(const address& destination, std::uint32_t mark) override {
         boost::asio::ip::udp::endpoint peer(destination, 7);
         UniqueFd fd(socket(peer.protocol().family(), SOCK_DGRAM | SOCK_CLOEXEC, 0));
@@ -151,6 +162,8 @@ class LinuxWorld : public World {
     }
 
   private:
+    /// A slice, by the name: others are not looked into.
+    static std::string other() { return fmt::format("novpncontract{}.slice", getpid()); }
     template<typename Condition>
     static void wait_until(Condition condition) {
         auto patience = std::chrono::steady_clock::now() + kPatience;

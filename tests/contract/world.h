@@ -33,6 +33,10 @@ class World {
     /// One without templates.
     virtual void add_policy(const XfrmPolicy& policy) = 0;
 
+    /// A cgroup of somebody else right below the tree's root; its path. It goes with the World.
+    virtual std::string add_other() = 0;
+    virtual void remove_other() = 0;
+
     /// Name of the link that the packet leaves by; "refused".
     virtual std::string leaves_by(const Packet& packet) = 0;
     /// Whether an IPsec policy keeps a UDP packet, which has a route, on this machine.

@@ -138,6 +138,7 @@ struct Foreign {
     std::vector<Route> routes;
     std::vector<Rule> rules;
     std::vector<XfrmPolicy> policies;
+    SeenCgroups cgroups;
     bool operator==(const Foreign&) const = default;
 };
 
@@ -146,7 +147,7 @@ Foreign foreign_of(RandomState& state) {
     std::erase_if(observed.routes, [](const Route& route) { return is_ours(route); });
     std::erase_if(observed.rules, [](const Rule& rule) { return is_ours(rule); });
     std::erase_if(observed.policies, owned_by_us);
-    return {observed.links, observed.addresses, observed.routes, observed.rules, observed.policies};
+    return {observed.links, observed.addresses, observed.routes, observed.rules, observed.policies, observed.others};
 }
 
 // Where a member's packet goes
@@ -247,9 +248,10 @@ struct Structures {
 
 /// Other operations change neither where a marked packet goes nor who is marked.
 bool touches_packets(const Operation& operation) {
+    const auto* changed = std::get_if<ChangeElements>(&operation);
     return !std::holds_alternative<CreateCgroup>(operation) && !std::holds_alternative<RemoveCgroup>(operation) &&
            !std::holds_alternative<AddLink>(operation) && !std::holds_alternative<RemoveLink>(operation) &&
-           !std::holds_alternative<ChangeElements>(operation);
+           !(changed && changed->change.members_to_add.empty());
 }
 
 /// Walks a plan. Of each class, from the moment that its members are marked and its packets are kept out of tunnels,
@@ -389,7 +391,12 @@ TEST_F(Laws, NoOperationNamesWhatIsNotOurs) {
         bool operator()(const RemoveLink& op) const { return c.observed.nft.links.contains(op.element); }
         bool operator()(const AddLink& op) const { return find_link(c.observed, op.element.link) != nullptr; }
         bool operator()(const ChangeElements& op) const {
-            return std::ranges::includes(c.observed.nft.users, op.change.users_to_remove) &&
+            bool selected = std::ranges::all_of(op.change.members_to_add, [&](const MemberElement& member) {
+                const auto& matched = c.desired.classes.at(member.class_name).matched;
+                return std::ranges::any_of(matched, [&](const auto& m) { return m.second.id == member.cgroup_id; });
+            });
+            return selected && std::ranges::includes(c.observed.nft.members, op.change.members_to_remove) &&
+                   std::ranges::includes(c.observed.nft.users, op.change.users_to_remove) &&
                    std::ranges::includes(c.observed.nft.destinations, op.change.destinations_to_remove);
         }
         bool operator()(const ReplaceNft&) const { return true; } // table inet novpn is ours by its name
@@ -397,7 +404,9 @@ TEST_F(Laws, NoOperationNamesWhatIsNotOurs) {
         bool operator()(const PinBirthMark& op) const {
             return op.birth.mark == c.desired.classes.at(op.class_name).mark;
         }
-        bool operator()(const AttachBirthMark& op) const { return below_our_root(op.cgroup); }
+        bool operator()(const AttachBirthMark& op) const {
+            return below_our_root(op.cgroup) || c.desired.classes.at(op.class_name).matched.contains(op.cgroup);
+        }
         bool operator()(const DetachBirthMark& op) const {
             const auto& pinned = c.observed.birth_marks.classes;
             return pinned.contains(op.class_name) && pinned.at(op.class_name).cgroups.contains(op.cgroup);

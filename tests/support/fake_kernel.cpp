@@ -321,6 +321,7 @@ Expected<Observed> FakeKernel::observe(const Scope& scope) {
         bool below_root = !scope.cgroup_root.empty() && path.starts_with(scope.cgroup_root + "/");
         if (asked || below_root) observed.cgroups[path] = id;
     }
+    if (scope.others) observed.others = others_;
     observed.nft = nft_;
     observed.policies.assign(policies_.rbegin(), policies_.rend()); // the kernel lists the youngest first
     observed.birth_marks = {.unavailable = bpf_ ? "" : "no bpffs at /sys/fs/bpf",
@@ -364,6 +365,7 @@ Expected<void> FakeKernel::replace_nft(const NftTable& table) {
             if (!cgroups_.contains(cgroup)) return system_error(ENOENT, "looking for cgroup " + cgroup);
             made.members.insert({c.name, cgroup_level(cgroup), cgroups_.at(cgroup)});
         }
+        for (const auto& [path, id] : c.others) made.members.insert({c.name, cgroup_level(path), id});
     }
     nft_ = std::move(made);
     return {};
@@ -446,7 +448,8 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
         }
         Expected<void> operator()(const AttachBirthMark& op) {
             auto pinned = kernel.birth_marks_.find(op.class_name);
-            if (pinned == kernel.birth_marks_.end() || !kernel.cgroups_.contains(op.cgroup))
+            if (pinned == kernel.birth_marks_.end() ||
+                (!kernel.cgroups_.contains(op.cgroup) && !kernel.others_.contains(op.cgroup)))
                 return system_error(ENOENT, "attaching a BPF program");
             pinned->second.cgroups.insert(op.cgroup);
             return {};
@@ -461,7 +464,11 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
         }
         Expected<void> operator()(const ForgetNeighbour&) { return {}; } // has no neighbours
         Expected<void> operator()(const ChangeElements& op) {
-            if (!kernel.nft_.present) return system_error(ENOENT, "changing users and destinations");
+            if (!kernel.nft_.present) return system_error(ENOENT, "changing elements");
+            for (const auto& member : op.change.members_to_remove)
+                if (!kernel.nft_.members.contains(member)) return system_error(ENOENT, "changing elements");
+            for (const auto& member : op.change.members_to_remove) kernel.nft_.members.erase(member);
+            kernel.nft_.members.insert(op.change.members_to_add.begin(), op.change.members_to_add.end());
             for (const auto& user : op.change.users_to_remove) kernel.nft_.users.erase(user);
             for (const auto& destination : op.change.destinations_to_remove)
                 kernel.nft_.destinations.erase(destination);
@@ -488,14 +495,38 @@ std::optional<std::string> FakeKernel::cgroup_of(pid_t pid) {
     return std::nullopt;
 }
 
+std::uint64_t FakeKernel::add_other(const std::string& path, uid_t owner) {
+    others_[path] = {.id = next_cgroup_, .owner = owner};
+    return next_cgroup_++;
+}
+
+void FakeKernel::remove_other(const std::string& path) {
+    for (auto at = others_.begin(); at != others_.end();) {
+        if (at->first != path && !at->first.starts_with(path + "/")) {
+            ++at;
+            continue;
+        }
+        for (auto& [_, pinned] : birth_marks_) pinned.cgroups.erase(at->first);
+        processes_.erase(at->first);
+        at = others_.erase(at);
+    }
+}
+
 std::set<std::uint64_t> FakeKernel::cgroup_ids(const std::string& cgroup) {
+    if (others_.contains(cgroup)) {
+        std::set<std::uint64_t> ids;
+        for (const auto& [path, seen] : others_)
+            if (path == cgroup || path.starts_with(cgroup + "/")) ids.insert(seen.id);
+        return ids;
+    }
     auto found = cgroups_.find(cgroup);
     return found == cgroups_.end() ? std::set<std::uint64_t>{} : std::set{found->second};
 }
 
 Expected<void> FakeKernel::place(const std::string& cgroup, pid_t pid) {
     for (auto& [_, pids] : processes_) std::erase(pids, pid);
-    if (!cgroup.empty() && !cgroups_.contains(cgroup)) return system_error(ENOENT, "placing a process in " + cgroup);
+    if (!cgroup.empty() && !cgroups_.contains(cgroup) && !others_.contains(cgroup))
+        return system_error(ENOENT, "placing a process in " + cgroup);
     processes_[cgroup].push_back(pid);
     return {};
 }

@@ -43,6 +43,9 @@ class FakeKernel : public Kernel {
     /// Of a rule that is added without one: before the second rule.
     Preference free_preference(Family family) const;
     void flush_nft() { nft_ = {}; }
+    /// A cgroup of somebody else; its id. Another one where there is one of that path.
+    std::uint64_t add_other(const std::string& path, uid_t owner = 0);
+    void remove_other(const std::string& path);   ///< with all below it
     Expected<void> add_policy(XfrmPolicy policy); ///< gets an index where it asks for none, or for one in use
     bool delete_policy(const XfrmPolicy& policy); ///< by its key, as without an index
 
@@ -96,6 +99,7 @@ class FakeKernel : public Kernel {
     std::vector<XfrmPolicy> policies_; ///< the oldest first
     std::uint32_t next_policy_ = 8;
     std::map<std::string, std::uint64_t> cgroups_;
+    SeenCgroups others_;
     std::map<std::string, std::vector<pid_t>> processes_;
     ObservedNft nft_;
     bool bpf_ = false;

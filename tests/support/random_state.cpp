@@ -42,6 +42,7 @@ class Generator {
         state_.kernel.allow_bpf(chance(60));
         state_.config = config();
         links();
+        cgroups();
         if (chance(30))
             for (int i = pick(3); i >= 0; --i) world_event(); // before anything of ours
         defaults();
@@ -97,6 +98,9 @@ class Generator {
             if (chance(25))
                 for (const char* network : {"198.18.0.0", "203.0.113.0", "2001:db8:77::"})
                     if (chance(60)) c.destinations.push_back(prefix_of(boost::asio::ip::make_address(network), 24));
+            if (chance(35)) c.apps = {"app" + std::to_string(pick(3)), chance(30) ? "app*" : "other"};
+            if (chance(20)) c.units = {"unit" + std::to_string(pick(2)) + ".service"};
+            if (chance(15)) c.slices = {"user-0.slice"};
             config.classes.push_back(c);
         }
         if (chance(30)) config.marking = Marking::nft;
@@ -105,6 +109,20 @@ class Generator {
         config.uplinks.links = globs(8);
         config.tunnels.links = globs(8);
         return config;
+    }
+
+    /// What systemd makes on a laptop, some of it in places where it does not count.
+    void cgroups() {
+        const std::string manager = "user.slice/user-0.slice/user@0.service";
+        for (const char* slice : {"system.slice", "user.slice", "user.slice/user-0.slice"})
+            state_.kernel.add_other(slice);
+        for (const std::string& slice : {manager, manager + "/app.slice"}) state_.kernel.add_other(slice);
+        for (int i = 0; i < 3; ++i) {
+            if (chance(50)) state_.kernel.add_other(fmt::format("system.slice/unit{}.service", i));
+            if (chance(50)) state_.kernel.add_other(fmt::format("{}/app.slice/app-app{}-1.scope", manager, i));
+            if (chance(30)) state_.kernel.add_other(fmt::format("{}/app.slice/app-app{}-2.scope", manager, i));
+            if (chance(20)) state_.kernel.add_other(fmt::format("{}/app-app{}-1.scope", manager, i));
+        }
     }
 
     void links() {
@@ -391,6 +409,11 @@ class Generator {
                 if (chance(percent)) (void)state_.kernel.apply(DetachBirthMark{name, cgroup});
         if (chance(10)) (void)state_.kernel.apply(PinBirthMark{"games", {.mark = {1, 1}, .taken = 1}});
         if (chance(10)) state_.kernel.allow_bpf(false); // an agent with fewer rights than the former
+        for (const auto& [path, _] : observed.others) {
+            if (!path.ends_with(".scope") || !chance(20)) continue;
+            state_.kernel.remove_other(path);
+            if (chance(50)) state_.kernel.add_other(path); // with another id
+        }
         for (const auto& [path, id] : observed.cgroups) {
             if (!chance(20)) continue;
             (void)state_.kernel.apply(RemoveCgroup{path});
@@ -434,7 +457,7 @@ class Generator {
     }
 
     static Scope scope_of(const Config& config) {
-        Scope scope{.strays = true, .cgroup_root = kRandomRoot};
+        Scope scope{.strays = true, .cgroup_root = kRandomRoot, .others = true};
         for (const ClassConfig& c : config.classes) {
             scope.tables.push_back(c.table);
             scope.cgroups.push_back(novpn::cgroup_of(c, kRandomRoot));

@@ -177,6 +177,181 @@ TEST_F(AgentTest, OffEndsTheSocketsOfTheClassOnly) {
     EXPECT_TRUE(agent.is_steered("novpn"));
 }
 
+namespace {
+
+/// A desktop with a user's manager, and an agent that selects what it runs.
+class AgentApps : public AgentTest {
+  protected:
+    AgentApps() {
+        for (const char* slice : {"system.slice", "user.slice", "user.slice/user-1000.slice"}) kernel.add_other(slice);
+        for (const std::string& path : {kManager, kManager + "/app.slice"}) kernel.add_other(path, 1000);
+    }
+    static Config selecting(const std::string& keys) {
+        return *parse_config("classes: {novpn: {" + keys + "}}", "novpn.yaml");
+    }
+    AgentSetup setup() {
+        return {.cgroup_root = "novpn-1",
+                .load = [&] { return parse_config(yaml, "novpn.yaml"); },
+                .is_allowed =
+                    [&](uid_t uid, const Allow&) {
+                        asked.push_back(uid);
+                        return answer;
+                    }};
+    }
+    std::vector<std::string> matched(const Agent& of) {
+        std::vector<std::string> paths;
+        for (const auto& [path, _] : of.desired()->classes.at("novpn").matched) paths.push_back(path);
+        return paths;
+    }
+    /// As the watch does.
+    bool tell(Agent& of) {
+        const bool due = of.heard_of_cgroups(kernel.observe({.others = true})->others);
+        const Pass done = due ? of.reconcile("test", Clock::now(), Depth::usual) : Pass{};
+        EXPECT_FALSE(done.failure);
+        return due;
+    }
+    std::size_t elements() { return kernel.observe({})->nft.members.size() - 1; }
+
+    const std::string kManager = "user.slice/user-1000.slice/user@1000.service";
+    const std::string kScope = kManager + "/app.slice/app-gnome-spotify-1.scope";
+    std::optional<bool> answer = true;
+    std::vector<uid_t> asked;
+    std::string yaml;
+};
+
+} // namespace
+
+TEST_F(AgentApps, AScopeIsInItsClassFromItsCreationToItsEnd) {
+    kernel.allow_bpf(true);
+    Agent selects(kernel, selecting("apps: [spotify]"), setup());
+    ASSERT_TRUE(selects.start());
+    EXPECT_EQ(elements(), 0u);
+    kernel.add_other(kManager + "/app.slice/app-gnome-firefox-1.scope", 1000);
+    EXPECT_FALSE(tell(selects)) << "no member";
+    const std::uint64_t id = kernel.add_other(kScope, 1000);
+    EXPECT_TRUE(tell(selects));
+    EXPECT_TRUE(kernel.nft().members.contains(MemberElement{"novpn", 5, id}));
+    EXPECT_TRUE(kernel.birth_marks().at("novpn").cgroups.contains(kScope));
+    EXPECT_FALSE(tell(selects));
+    const std::uint64_t next = kernel.add_other(kScope, 1000);
+    EXPECT_TRUE(tell(selects)) << "another one of that name";
+    EXPECT_TRUE(kernel.nft().members.contains(MemberElement{"novpn", 5, next}));
+    EXPECT_FALSE(kernel.nft().members.contains(MemberElement{"novpn", 5, id}));
+    kernel.remove_other(kScope);
+    EXPECT_TRUE(tell(selects));
+    EXPECT_EQ(elements(), 0u);
+    const auto status = selects.status({});
+    EXPECT_EQ(status.at("repairs"), 0) << "what others end is nothing to mend";
+}
+
+TEST_F(AgentApps, AreMatchedOnceTheirUserIsKnownToBeAllowed) {
+    answer.reset();
+    kernel.add_other(kScope, 1000);
+    Agent selects(kernel, selecting("apps: [spotify]"), setup());
+    ASSERT_TRUE(selects.start());
+    EXPECT_EQ(asked, std::vector<uid_t>{1000});
+    EXPECT_EQ(elements(), 0u);
+    EXPECT_FALSE(selects.heard_of_user(1000, false));
+    EXPECT_FALSE(selects.heard_of_user(1001, true)) << "has no manager";
+    EXPECT_TRUE(selects.heard_of_user(1000, true));
+    selects.reconcile("test", Clock::now(), Depth::usual);
+    EXPECT_EQ(matched(selects), std::vector{kScope});
+    EXPECT_EQ(asked.size(), 1u) << "once";
+    kernel.remove_other(kManager);
+    EXPECT_TRUE(tell(selects));
+    EXPECT_EQ(elements(), 0u);
+}
+
+TEST_F(AgentApps, OfAUserWhoIsRefusedAreAskedForAgain) {
+    answer = false;
+    kernel.add_other(kScope, 1000);
+    Agent selects(kernel, selecting("apps: [spotify]"), setup());
+    ASSERT_TRUE(selects.start());
+    EXPECT_EQ(elements(), 0u);
+    answer = true;
+    selects.forget_refused_users();
+    selects.reconcile("resync", Clock::now(), Depth::usual);
+    EXPECT_EQ(matched(selects), std::vector{kScope});
+}
+
+TEST_F(AgentApps, WhatLeavesItsClassByReloadLosesItsSocketsAndNoOther) {
+    yaml = "classes: {novpn: {apps: [spotify], slices: [user-1000.slice]}}";
+    const std::uint64_t id = kernel.add_other(kScope, 1000);
+    const std::uint64_t other = kernel.add_other(kManager + "/app.slice/app-gnome-firefox-1.scope", 1000);
+    Agent selects(kernel, *parse_config(yaml, "novpn.yaml"), setup());
+    ASSERT_TRUE(selects.start());
+    OpenSocket of_app{.ip_protocol = IPPROTO_TCP,
+                      .local = ip("192.168.10.50"),
+                      .local_port = 4000,
+                      .remote = ip("203.0.113.10"),
+                      .remote_port = 443,
+                      .cgroup_id = id};
+    OpenSocket of_other = of_app;
+    of_other.local_port = 4001;
+    of_other.cgroup_id = other;
+    kernel.open_sockets = {of_app, of_other};
+    yaml = "classes: {novpn: {apps: [spotify]}}";
+    ASSERT_TRUE(selects.reload());
+    EXPECT_EQ(kernel.open_sockets, std::vector{of_app}) << "the app is a member of its own";
+    yaml = "classes: {novpn: {}}";
+    ASSERT_TRUE(selects.reload());
+    EXPECT_TRUE(kernel.open_sockets.empty());
+    EXPECT_EQ(kernel.observe({.others = true})->others.count(kScope), 1u) << "nothing is removed";
+}
+
+TEST_F(AgentApps, OffEndsTheirSocketsToo) {
+    const std::uint64_t id = kernel.add_other(kScope, 1000);
+    Agent selects(kernel, selecting("apps: [spotify]"), setup());
+    ASSERT_TRUE(selects.start());
+    kernel.open_sockets = {
+        {.ip_protocol = IPPROTO_TCP, .local = ip("192.168.10.50"), .remote = ip("203.0.113.10"), .cgroup_id = id}};
+    ASSERT_TRUE(selects.set_enabled("novpn", false, std::nullopt));
+    EXPECT_TRUE(kernel.open_sockets.empty());
+    EXPECT_TRUE(kernel.nft().members.empty());
+    kernel.add_other(kManager + "/app.slice/app-gnome-spotify-2.scope", 1000);
+    EXPECT_FALSE(tell(selects)) << "of a class that is off";
+    ASSERT_TRUE(selects.set_enabled("novpn", true, std::nullopt));
+    EXPECT_EQ(elements(), 2u);
+}
+
+TEST_F(AgentApps, AProcessIsInTheNearestClassAndStaysWhereItIs) {
+    kernel.add_other(kScope, 1000);
+    kernel.add_other(kScope + "/inner", 1000);
+    Agent selects(kernel, selecting("apps: [spotify], slices: [user-1000.slice]"), setup());
+    ASSERT_TRUE(selects.start());
+    ASSERT_TRUE(kernel.place(kScope + "/inner", 7));
+    EXPECT_EQ(selects.class_of(7), "novpn");
+    EXPECT_EQ(selects.selector_of(7), "app spotify");
+    const auto refused = selects.release(7);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, std::errc::invalid_argument);
+    EXPECT_EQ(kernel.cgroup_of(7), kScope + "/inner");
+    ASSERT_TRUE(kernel.place("user.slice/user-1000.slice", 7));
+    EXPECT_EQ(selects.selector_of(7), "slice user-1000.slice");
+    ASSERT_TRUE(kernel.place("novpn-1/novpn", 7));
+    EXPECT_EQ(selects.selector_of(7), "run");
+    EXPECT_TRUE(selects.release(7));
+}
+
+TEST_F(AgentApps, StatusTellsAUserOfItsOwnOnlyAndCountsAll) {
+    kernel.add_other(kScope, 1000);
+    kernel.add_other("system.slice/backup.service");
+    Agent selects(kernel, selecting("apps: [spotify], units: [backup.service]"), setup());
+    ASSERT_TRUE(selects.start());
+    auto selectors = [&](uid_t uid) {
+        const auto status = selects.status({.uid = uid, .gid = uid});
+        const auto& of_class = status.at("classes").at(0);
+        EXPECT_EQ(of_class.at("matched"), 2);
+        std::vector<std::string> found;
+        for (const auto& member : of_class.at("members").as_array())
+            found.emplace_back(member.at("selector").as_string());
+        return found;
+    };
+    EXPECT_EQ(selectors(1000), (std::vector<std::string>{"run", "unit backup.service", "app spotify"}));
+    EXPECT_EQ(selectors(1001), (std::vector<std::string>{"run", "unit backup.service"}));
+    EXPECT_EQ(selectors(0).size(), 3u);
+}
+
 TEST_F(AgentTest, OffForAWhileAsksForAPassThenAndIsOnAgain) {
     std::optional<Clock::time_point> asked;
     Agent switched(kernel, Config{},

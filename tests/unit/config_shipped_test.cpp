@@ -315,7 +315,8 @@ const Names kBeyondASchema{"bad_class_without_mark",
                            "bad_destination_in_two",
                            "bad_user_absent",
                            "bad_user_in_two",
-                           "bad_user_root"};
+                           "bad_user_root",
+                           "bad_cgroup_dots"};
 
 TEST(Schema, AcceptsAndRefusesTheExamplesAsTheAgentDoes) {
     int seen = 0;

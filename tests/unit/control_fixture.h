@@ -82,6 +82,9 @@ struct FakeAgent : Service {
     std::optional<std::string> class_of(pid_t pid) override {
         return members.contains(pid) ? std::optional<std::string>("resting") : std::nullopt;
     }
+    std::optional<std::string> selector_of(pid_t pid) override {
+        return members.contains(pid) ? std::optional<std::string>("app spotify") : std::nullopt;
+    }
     Expected<void> set_enabled(const std::string& class_name, bool enabled,
                                std::optional<std::chrono::seconds> for_how_long) override {
         switched.push_back({class_name, enabled, for_how_long});

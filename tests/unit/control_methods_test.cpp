@@ -179,8 +179,8 @@ TEST_F(MethodsTest, ExplainTakesAClassOrAProcess) {
     serve();
     const auto pid = [](pid_t number) { return json::object{{"destination", "192.0.2.1"}, {"pid", number}}; };
     EXPECT_EQ(call("Explain", {{"destination", "192.0.2.1"}, {"class", "resting"}}), json::object());
-    EXPECT_EQ(call("Explain", pid(member.pid())), (json::object{{"process_class", "resting"}}));
-    EXPECT_EQ(call("Explain", pid(::getpid())), (json::object{{"process_class", nullptr}}));
+    EXPECT_EQ(call("Explain", pid(member.pid())), (json::object{{"selector", "app spotify"}, {"process_class", "resting"}}));
+    EXPECT_EQ(call("Explain", pid(::getpid())), (json::object{{"selector", nullptr}, {"process_class", nullptr}}));
     EXPECT_EQ(raw("Explain", R"({"destination":"192.0.2.1","class":"novpn","pid":1})"), invalid("class"));
     EXPECT_EQ(raw("Explain", R"({"destination":"192.0.2.1","pid":-1})"), invalid("pid"));
     EXPECT_EQ(raw("Explain", R"({"destination":"192.0.2.1","class":"games"})"),

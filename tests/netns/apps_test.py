@@ -1,0 +1,312 @@
+"""Programs where they already are: scopes, services and slices that others make, matched by the config. The cgroups are made by
+hand below one of the test's own, which is the root of the agent's tree: it runs in a cgroup namespace with that as its root."""
+import json
+import os
+import pathlib
+import random
+import signal
+import statistics
+import time
+import unittest
+
+from labtest import LabTest, SITES, VPN_SEEN
+import bpf
+from lab import DAEMON, NOBODY, cgroup_mount, wait_until
+
+UPLINK = SITES["a"].seen4
+MANAGER = "user.slice/user-{0}.slice/user@{0}.service"
+APPS = f"{MANAGER.format(NOBODY)}/app.slice"  # NOBODY is in group novpn.
+OTHERS = f"{MANAGER.format(DAEMON)}/app.slice"
+CONFIG = """
+classes:
+  novpn:
+    apps: [spotify, "com.valvesoftware.*"]
+    units: [transmission-daemon.service]
+    slices: [backup.slice]
+    cgroups: [jobs.slice/nightly]
+"""
+
+# The agent's tree is the test's cgroup.
+WRAPPER = ["sh", "-ec", 'echo $$ > "$ROOT/cgroup.procs"; exec unshare --cgroup --mount --propagation private sh -ec '
+           "'umount \"$MOUNT\"; mount -t cgroup2 lab-cgroup \"$MOUNT\"; exec \"$@\"' sh \"$@\"", "sh"]
+
+
+class Apps(LabTest):
+    patience = 20
+
+    def setUp(self):
+        super().setUp()
+        self.root = cgroup_mount() / f"novpn-test-{self.lab.prefix}"
+        self.root.mkdir()
+        # Before the lab's own end the processes inside live.
+        self.addCleanup(self.remove_root)
+        self.make("system.slice/cron.service")
+        for uid in (NOBODY, DAEMON):
+            self.make_manager(uid)
+
+    def remove_root(self):
+        for process in reversed(self.lab.processes):
+            if process.poll() is None and process is not self.lab.openvpn and self.is_inside(process.pid):
+                self.lab.end(process)
+        for path in sorted((p for p in self.root.rglob("*") if p.is_dir()), reverse=True):
+            path.rmdir()
+        self.root.rmdir()
+
+    def is_inside(self, pid):
+        try:
+            return f"/{self.root.name}" in pathlib.Path(f"/proc/{pid}/cgroup").read_text()
+        except FileNotFoundError:
+            return False
+
+    def make(self, path, uid=0):
+        """mkdir -p; what is made is uid's."""
+        at = self.root
+        for name in path.split("/"):
+            at /= name
+            if not at.exists():
+                at.mkdir()
+                os.chown(at, uid, uid)
+        return at
+
+    def make_manager(self, uid):
+        manager = MANAGER.format(uid)
+        self.make(manager.rsplit("/", 1)[0])
+        self.make(f"{manager}/app.slice", uid)
+
+    def start_agent(self, config=CONFIG):
+        environment = dict(self.lab.environment, ROOT=str(self.root), MOUNT=str(cgroup_mount()))
+        self.agent = self.lab.start_agent(config, wrapper=WRAPPER, environment=environment)
+        self.agent.wait_for(lambda s: all(f["uplink"] for f in s["families"].values()), "an uplink in both families", self.patience)
+        return self.agent
+
+    def matched(self, of_class=0):
+        """selector by path, of the cgroups of others."""
+        members = self.agent.status()["classes"][of_class]["members"]
+        return {m["cgroup"]: m["selector"] for m in members if m.get("cgroup") and m["selector"] != "run"}
+
+    def wait_for_members(self, want, of_class=0):
+        wait_until(lambda: set(self.matched(of_class)) == set(want), self.patience, f"members {sorted(want)}", self.agent.explain)
+
+    def seen_from(self, path):
+        """The address that the internet sees of a program that starts in that cgroup."""
+        command = ["sh", "-ec", f'echo $$ > "{self.root / path}/cgroup.procs"; exec "$@"', "sh",
+                   "env", "NOVPN_PROBE_TIMEOUT=5", "python3", self.lab.directory / "probe.py", "tcp", "203.0.113.10"]
+        return self.lab.run(*command, check=False).stdout.strip()
+
+    def elements(self):
+        """Ids of the cgroups in the maps, but the class's own."""
+        ids = {path.stat().st_ino: str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_dir()}
+        names = {str(pathlib.Path("/") / path): number for number, path in ids.items()}
+        found = set()
+        for level in range(3, 9):
+            listing = json.loads(self.lab.run("nft", "-j", "list", "map", "inet", "novpn", f"cgroup_level_{level}").stdout)
+            for item in listing["nftables"]:
+                for key, _verdict in item.get("map", {}).get("elem", []):
+                    # nft writes the path that it finds below /sys/fs/cgroup, or the number.
+                    text = str(key)
+                    found.add(ids.get(int(text), text) if text.isdigit() else text.partition(self.root.name + "/")[2] or text)
+        self.assertTrue(names)
+        return found
+
+
+class Match(Apps):
+    def test_a_program_in_a_scope_made_after_the_agent_leaves_by_the_uplink(self):
+        self.start_agent()
+        self.vpn_up("def1")
+        scope = f"{APPS}/app-gnome-spotify-4711.scope"
+        self.make(scope, NOBODY)
+        self.wait_for_members([scope])
+        self.assert_same(self.matched(), {scope: "app spotify"}, "members")
+        self.assert_same(self.seen_from(scope), UPLINK, "a program in the scope")
+        other = f"{APPS}/app-gnome-firefox-4712.scope"
+        self.make(other, NOBODY)
+        self.assert_same(self.seen_from(other), VPN_SEEN[4], "a program in another scope")
+        self.assert_same(self.agent.status()["classes"][0]["matched"], 1, "matched cgroups")
+
+    def test_units_slices_and_cgroups_of_the_system(self):
+        for path in ("system.slice/transmission-daemon.service", "backup.slice/backup-night.slice/nightly.service", "jobs.slice/nightly"):
+            self.make(path)
+        self.start_agent()
+        self.vpn_up("def1")
+        self.assert_same(self.matched(), {"system.slice/transmission-daemon.service": "unit transmission-daemon.service",
+                                          "backup.slice": "slice backup.slice", "jobs.slice/nightly": "cgroup jobs.slice/nightly"}, "members")
+        for path in ("system.slice/transmission-daemon.service", "backup.slice/backup-night.slice/nightly.service", "jobs.slice/nightly"):
+            self.assert_same(self.seen_from(path), UPLINK, path)
+        self.assert_same(self.seen_from("system.slice/cron.service"), VPN_SEEN[4], "another service")
+
+    def test_names_chosen_to_get_in_do_not(self):
+        self.start_agent()
+        self.vpn_up("def1")
+        manager = MANAGER.format(NOBODY)
+        chosen = [f"{OTHERS}/app-spotify-1.scope", f"{APPS}/app-terminal-1.scope/app-spotify-1.scope", f"{manager}/app-spotify-1.scope",
+                  f"{manager}/system.slice/transmission-daemon.service", f"{APPS}/transmission-daemon.service", f"{manager}/backup.slice",
+                  "system.slice/docker-1.scope/system.slice/transmission-daemon.service", "system.slice/cron.service/transmission-daemon.service",
+                  "machine.slice/machine-c.scope/user.slice/user-65534.slice/user@65534.service/app.slice/app-spotify-1.scope",
+                  f"user.slice/user-{NOBODY}.slice/session-1.scope/app-spotify-1.scope"]
+        for path in chosen:
+            self.make(path, NOBODY if path.startswith("user.slice") else 0)
+        # The agent has seen all of them once it has seen what came later.
+        last = f"{APPS}/app-spotify-2.scope"
+        self.make(last, NOBODY)
+        self.wait_for_members([last])
+        for path in chosen:
+            self.assert_same(self.seen_from(path), VPN_SEEN[4], path)
+
+    def test_a_manager_that_comes_later_and_goes(self):
+        self.start_agent()
+        path = "user.slice/user-0.slice/user@0.service/app.slice/app.slice"  # No slice of its parent: nothing in there counts.
+        self.make(f"{path}/app-spotify-1.scope")
+        scope = "user.slice/user-0.slice/user@0.service/app.slice/app-kde.slice/app-spotify-1.scope"
+        made = self.make(scope)
+        self.wait_for_members([scope])
+        self.assert_same(self.elements(), {scope}, "elements")
+        made.rmdir()
+        made.parent.rmdir()
+        self.wait_for_members([])
+        self.assert_same(self.elements(), set(), "elements")
+        self.make(scope)
+        self.wait_for_members([scope])
+
+    def test_the_nearest_cgroup_decides_between_classes(self):
+        self.start_agent("""
+classes:
+  novpn: {slices: [user-%d.slice]}
+  work: {via: "tun*", table: 7867, mark: 0x4f000000/0xff000000, preference: 70, apps: [mail]}
+""" % NOBODY)
+        self.vpn_up("def1")
+        mail, game = f"{APPS}/app-mail-1.scope", f"{APPS}/app-game-1.scope"
+        self.make(mail, NOBODY)
+        self.make(game, NOBODY)
+        self.wait_for_members([mail], of_class=1)
+        self.assert_same(self.seen_from(game), UPLINK, "what the slice has")
+        self.assert_same(self.seen_from(mail), VPN_SEEN[4], "what the class of the app has")
+        self.vpn_down()
+        self.assertIn("no answer", self.seen_from(mail), "a class that is bound to a tunnel")
+
+    def test_explain_names_the_selector_and_remove_moves_nothing(self):
+        self.start_agent()
+        scope = f"{APPS}/app-gnome-spotify-4711.scope"
+        at = self.make(scope, NOBODY)
+        self.wait_for_members([scope])
+        process = self.lab.spawn("sh", "-ec", f"echo $$ > {at}/cgroup.procs; exec sleep 60")
+        wait_until(lambda: str(process.pid) in (at / "cgroup.procs").read_text().split(), self.patience, "the process in its scope")
+        self.assertIn("is in class novpn, by app spotify", self.lab.novpn("explain", "203.0.113.10", "--pid", process.pid).stdout)
+        refused = self.lab.novpn("remove", process.pid, check=False)
+        self.assert_refused(refused, "is in class novpn by 'app spotify' of the config")
+        self.assertIn(str(process.pid), (at / "cgroup.procs").read_text().split())
+        self.lab.end(process)
+
+    def test_a_user_sees_own_members_only(self):
+        self.start_agent()
+        mine, roots = f"{APPS}/app-spotify-1.scope", "user.slice/user-0.slice/user@0.service/app.slice/app-spotify-2.scope"
+        self.make(mine, NOBODY)
+        self.make(roots)
+        self.wait_for_members([mine, roots])
+        status = json.loads(self.lab.novpn("status", "--json", uid=NOBODY).stdout)["classes"][0]
+        self.assertEqual([m["cgroup"] for m in status["members"] if m["selector"].startswith("app ")], [mine])
+
+
+class Change(Apps):
+    def test_a_reload_takes_members_in_and_lets_them_go_with_their_sockets(self):
+        scope = f"{APPS}/app-gnome-spotify-4711.scope"
+        at = self.make(scope, NOBODY)
+        self.start_agent("classes: {novpn: {}}")
+        self.vpn_up("def1")
+        self.assert_same(self.seen_from(scope), VPN_SEEN[4], "before")
+        config = self.lab.directory / "novpn.yaml"
+        config.write_text(CONFIG)
+        self.lab.novpn("reload")
+        self.wait_for_members([scope])
+        member = self.lab.member(cgroup=at)
+        member.new("held", "tcp")
+        member.connect("held", "203.0.113.11")
+        self.assert_same(member.ask("held")["seen"], UPLINK, "a member's flow")
+        config.write_text("classes: {novpn: {}}")
+        self.lab.novpn("reload")
+        self.assert_same(self.matched(), {}, "members")
+        self.assertIn("error", member.ask("held"), "a flow of what has left the class")
+        self.assert_same(self.seen_from(scope), VPN_SEEN[4], "after")
+        self.assert_nothing_leaked()
+        self.lab.end(member.process)
+
+    def test_the_next_agent_adopts_what_it_finds_and_writes_nothing(self):
+        self.start_agent()
+        scope = f"{APPS}/app-gnome-spotify-4711.scope"
+        self.make(scope, NOBODY)
+        self.wait_for_members([scope])
+        self.assert_same(self.agent.stop(signal.SIGUSR1), 0, "exit status")
+        gone = f"{APPS}/app-gnome-spotify-4712.scope"
+        monitor = self.lab.monitor()
+        self.start_agent()
+        self.assert_same(self.matched(), {scope: "app spotify"}, "members")
+        self.assert_same(monitor.changes(), [], "what the next agent wrote")
+        monitor.stop()
+        self.assert_same(self.agent.stop(signal.SIGKILL), -signal.SIGKILL, "exit status")
+        self.make(gone, NOBODY)
+        (self.root / scope).rmdir()
+        self.start_agent()
+        self.assert_same((self.matched(), self.elements()), ({gone: "app spotify"}, {gone}), "members after a crash")
+
+    def test_release_leaves_nothing_of_ours_on_the_cgroups_of_others(self):
+        self.start_agent()
+        scope = f"{APPS}/app-gnome-spotify-4711.scope"
+        at = self.make(scope, NOBODY)
+        self.wait_for_members([scope])
+        self.assertTrue(bpf.attached(at), "a program on the scope")
+        self.assert_same(self.agent.stop(), 0, "exit status")
+        self.assertEqual((bpf.attached(at), at.is_dir()), ([], True))
+
+
+class Churn(Apps):
+    def test_a_thousand_scopes_at_random(self):
+        """What is in the maps is what is in the tree, while scopes come and go."""
+        self.start_agent()
+        chance = random.Random(7)
+        names = [f"app-gnome-spotify-{n}.scope" for n in range(20)] + [f"app-gnome-other-{n}.scope" for n in range(5)] + \
+            [f"app-flatpak-com.valvesoftware.Steam-{n}.scope" for n in range(10)]
+        slices = [APPS, f"{APPS}/app-a.slice", f"{APPS}/app-a.slice/app-a-b.slice", OTHERS]
+        live = set()
+        for step in range(1000):
+            path = f"{chance.choice(slices)}/{chance.choice(names)}"
+            if path in live and chance.random() < 0.7:
+                (self.root / path).rmdir()
+                live.discard(path)
+            elif path not in live:
+                self.make(path, NOBODY)
+                live.add(path)
+            else:  # another one of the same name
+                (self.root / path).rmdir()
+                self.make(path, NOBODY)
+            if step % 50 == 49:
+                want = {p for p in live if p.startswith(APPS) and "-other-" not in p}
+                wait_until(lambda: self.elements() == want, self.patience, "the maps as the tree", self.agent.explain)
+        self.assert_same(self.agent.status()["repairs"], 0, "repairs")
+        self.assert_same(self.lab.novpn("plan").stdout.strip().count("\n"), 0, "what is left to do")
+        for path in sorted(live):
+            (self.root / path).rmdir()
+        wait_until(lambda: not self.elements(), self.patience, "empty maps", self.agent.explain)
+
+    def test_how_fast(self):
+        """Says what it measures: from the creation to the mark at birth, which comes after the map's element."""
+        self.start_agent()
+        took = []
+        for n in range(200):
+            path = self.root / APPS / f"app-gnome-spotify-{n}.scope"
+            began = time.perf_counter()
+            path.mkdir()
+            wait_until_attached(path, self.patience)
+            took.append((time.perf_counter() - began) * 1e3)
+            path.rmdir()
+        took.sort()
+        print(f"creation to in class: median {statistics.median(took):.2f} ms, 95 % {took[189]:.2f} ms, worst {took[-1]:.2f} ms")
+
+
+def wait_until_attached(path, patience):
+    end = time.monotonic() + patience
+    while not bpf.attached(path):
+        if time.monotonic() > end:
+            raise AssertionError(f"{path}: no program within {patience} s")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
