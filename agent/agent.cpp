@@ -154,15 +154,40 @@ void Agent::forget_refused_users() {
     std::erase_if(users_, [](const auto& user) { return user.second == false; });
 }
 
-bool Agent::heard_of_cgroups(const SeenCgroups& seen) {
-    if (!desired_ || !selects_cgroups(config_)) return false;
+bool Agent::heard_of_cgroups(const SeenCgroups& seen, std::string_view cause) {
+    if (released_ || !desired_ || !selects_cgroups(config_)) return false;
     ask_about_users(managers_in(seen));
     std::map<std::string, MatchedCgroup> before;
     for (const auto& [_, decision] : desired_->classes) before.insert(decision.matched.begin(), decision.matched.end());
     auto now = matched_cgroups(config_now(), seen, allowed_users());
     std::erase_if(
         now, [&](const auto& found) { return desired_->classes.at(found.second.class_name).state == ClassState::off; });
+    if (!incomplete_ && now != before) take_in(now, seen, cause);
     return incomplete_ || now != before;
+}
+
+/// Ahead of the look, which audits it and does the rest: it adds to what stands, and what is not as it was refuses.
+void Agent::take_in(const std::map<std::string, MatchedCgroup>& matched, const SeenCgroups& seen,
+                    std::string_view cause) {
+    std::set<std::uint64_t> known;
+    for (const auto& [_, decision] : desired_->classes)
+        for (const auto& [path, member] : decision.matched) known.insert(member.id);
+    ElementChange change;
+    Plan births;
+    for (const auto& [path, member] : matched) {
+        const unsigned level = cgroup_level(path);
+        if (known.contains(member.id) || !desired_->nft.levels.contains(level)) continue;
+        change.members_to_add.insert({member.class_name, level, member.id});
+        if (!desired_->birth_marks.contains(member.class_name)) continue;
+        births.push_back(AttachBirthMark{member.class_name, path});
+        attached_.insert(path);
+    }
+    if (is_empty(change)) return;
+    Plan plan{ChangeElements{change}};
+    plan.insert(plan.end(), births.begin(), births.end());
+    shown_.others = seen;
+    Applied applied = apply_all(kernel_, plan, shown_, cause);
+    taken_in_.insert(taken_in_.end(), applied.operations.begin(), applied.operations.end());
 }
 
 Config Agent::config_now() const {
@@ -208,6 +233,10 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
 
     report_decision(desired, cause);
     Applied applied = apply_all(kernel_, plan, *observed, cause);
+    applied.operations.insert(applied.operations.begin(), taken_in_.begin(), taken_in_.end());
+    taken_in_.clear();
+    shown_.cgroup_mount = observed->cgroup_mount;
+    shown_.birth_marks.directory = observed->birth_marks.directory;
     pass.operations = applied.operations.size();
     pass.failure = applied.failure;
     if (repair) ++repairs_;

@@ -72,8 +72,9 @@ class Agent : public Service {
     bool heard_of_user(uid_t uid, bool allowed);
     /// Asks again of users whose apps are not matched.
     void forget_refused_users();
-    /// Cgroups of others have come or gone. True: a member is among them, and a pass is due.
-    bool heard_of_cgroups(const SeenCgroups& seen);
+    /// Cgroups of others have come or gone. True: a member is among them, and a pass is due. Those that came are in
+    /// their class when this returns, as a program's first packet does not wait for a look.
+    bool heard_of_cgroups(const SeenCgroups& seen, std::string_view cause);
     /// Takes everything of ours out of the kernel, marking first, backstop last. Goes on where one thing fails.
     Expected<void> release();
     bool released() const { return released_; }
@@ -114,6 +115,7 @@ class Agent : public Service {
     Config config_now() const; ///< with the switches applied
     Scope scope(Depth depth) const;
     Expected<Observed> look(Depth depth);
+    void take_in(const std::map<std::string, MatchedCgroup>& matched, const SeenCgroups& seen, std::string_view cause);
     void ask_about_users(const std::set<uid_t>& managers);
     std::set<uid_t> allowed_users() const;
     /// The nearest cgroup that is in a class, of those that the process is in.
@@ -138,6 +140,8 @@ class Agent : public Service {
     std::optional<Desired> desired_; ///< of the last pass
     std::set<address> gateways_;
     std::map<uid_t, std::optional<bool>> users_; ///< with a manager: whether their apps are matched, once that is known
+    std::vector<std::string> taken_in_;          ///< operations ahead of the next pass, as their text
+    Observed shown_;                             ///< of the last pass, what operations on cgroups are told with
     std::set<std::string> attached_;             ///< cgroups of others that a BPF program of ours may be on
     bool incomplete_ = true;                     ///< the last pass did not make the kernel what is desired
     bool released_ = false;

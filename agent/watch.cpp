@@ -109,7 +109,8 @@ boost::asio::awaitable<void> Watch::watch_cgroups() {
     CgroupWatch& cgroups = kernel_.cgroup_watch();
     for (;;) {
         co_await cgroups_fd_.async_wait(cgroups_fd_.wait_read, boost::asio::use_awaitable);
-        if (cgroups.drain() && agent_.heard_of_cgroups(cgroups.seen())) notified("programs came or went");
+        constexpr std::string_view kCause = "programs came or went";
+        if (cgroups.drain() && agent_.heard_of_cgroups(cgroups.seen(), kCause)) notified(kCause);
     }
 }
 

@@ -205,7 +205,7 @@ class AgentApps : public AgentTest {
     }
     /// As the watch does.
     bool tell(Agent& of) {
-        const bool due = of.heard_of_cgroups(kernel.observe({.others = true})->others);
+        const bool due = of.heard_of_cgroups(kernel.observe({.others = true})->others, "test");
         const Pass done = due ? of.reconcile("test", Clock::now(), Depth::usual) : Pass{};
         EXPECT_FALSE(done.failure);
         return due;
@@ -242,6 +242,32 @@ TEST_F(AgentApps, AScopeIsInItsClassFromItsCreationToItsEnd) {
     EXPECT_EQ(elements(), 0u);
     const auto status = selects.status({});
     EXPECT_EQ(status.at("repairs"), 0) << "what others end is nothing to mend";
+}
+
+TEST_F(AgentApps, AreMembersAheadOfTheLookThatAuditsIt) {
+    kernel.allow_bpf(true);
+    Agent selects(kernel, selecting("apps: [spotify]"), setup());
+    ASSERT_TRUE(selects.start());
+    std::vector<std::string> told;
+    selects.on_event([&](const boost::json::object& event) {
+        for (const auto& operation : event.at("operations").as_array()) told.emplace_back(operation.as_string());
+    });
+    kernel.add_other(kScope, 1000);
+    EXPECT_TRUE(selects.heard_of_cgroups(kernel.observe({.others = true})->others, "test"));
+    EXPECT_EQ(elements(), 1u);
+    EXPECT_TRUE(kernel.birth_marks().at("novpn").cgroups.contains(kScope));
+    EXPECT_EQ(selects.reconcile("test", Clock::now(), Depth::usual).operations, 2u) << "are counted and told with it";
+    EXPECT_EQ(told, (std::vector<std::string>{"nft 'add element inet novpn cgroup_level_5 { \"" + kScope +
+                                                  "\" : goto mark_novpn }'",
+                                              "bpftool cgroup attach /sys/fs/cgroup/" + kScope +
+                                                  " sock_create pinned /sys/fs/bpf/novpn-4026531840/novpn multi"}));
+    EXPECT_EQ(selects.reconcile("test", Clock::now(), Depth::usual).operations, 0u);
+
+    kernel.flush_nft(); // which the agent has not heard of
+    kernel.add_other(kManager + "/app.slice/app-gnome-spotify-2.scope", 1000);
+    EXPECT_TRUE(selects.heard_of_cgroups(kernel.observe({.others = true})->others, "test"));
+    EXPECT_FALSE(selects.reconcile("test", Clock::now(), Depth::usual).failure);
+    EXPECT_EQ(elements(), 2u) << "the look mends what came in between";
 }
 
 TEST_F(AgentApps, AreMatchedOnceTheirUserIsKnownToBeAllowed) {
