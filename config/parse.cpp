@@ -119,7 +119,8 @@ Parsed<std::string> parse_name(const YamlNode& node, std::string_view what) {
     const std::string& text = node.text;
     if (text.empty()) return wrong(node, "an empty name is nobody's");
     if (text.size() > kNameMax) return wrong(node, fmt::format("{} is longer than {} can be", quote(text), what));
-    if (std::any_of(text.begin(), text.end(), is_impossible_in_link_name))
+    // A space can be in an id: Wine's menus have them.
+    if (std::any_of(text.begin(), text.end(), [](char c) { return c == '/' || is_control(c); }))
         return wrong(node, fmt::format("{} has a character that {} cannot have", quote(text), what));
     return text;
 }

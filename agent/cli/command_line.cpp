@@ -60,6 +60,8 @@ class Words {
             ->type_name("TIME")
             ->check(is_duration);
         add_switch("on", "Turn a class on again", on_);
+        json_flag(add("apps", "Say what can be written in apps: of a class: what runs, and what is installed", apps_),
+                  apps_.json);
         json_flag(add("status", "Say how things are", status_), status_.json);
         json_flag(add("watch", "Say what happens: one line an event, until interrupted", watch_), watch_.json);
         add_explain();
@@ -153,6 +155,7 @@ class Words {
     Check check_;
     Reload reload_;
     Metrics metrics_;
+    Apps apps_;
     Down down_;
 };
 

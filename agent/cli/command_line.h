@@ -74,11 +74,17 @@ struct Reload {
     bool operator==(const Reload&) const = default;
 };
 
+struct Apps {
+    bool json = false;
+    bool operator==(const Apps&) const = default;
+};
+
 struct Metrics {
     bool operator==(const Metrics&) const = default;
 };
 
-using Command = std::variant<Run, Add, Remove, Switch, Status, Watch, Explain, Plan, Check, Reload, Metrics, Down>;
+using Command =
+    std::variant<Run, Add, Remove, Switch, Status, Watch, Explain, Plan, Check, Reload, Metrics, Down, Apps>;
 
 struct CommandLine {
     std::string runtime_dir = "/run/novpn";

@@ -1,5 +1,6 @@
 #include "agent/cli/commands.h"
 
+#include "agent/applications.h"
 #include "agent/cli/client.h"
 #include "agent/cli/duration.h"
 #include "agent/cli/event.h"
@@ -248,6 +249,24 @@ int check(const Check& what) {
 int reload(const std::string& runtime_dir) {
     const auto answer = ask(runtime_dir, "Reload", {}, "reloading the config", kSlow);
     return answer ? print("the config has been read again\n") : fail(answer.error());
+}
+
+int apps(const Apps& how) {
+    Applications found;
+    add_installed(found, data_directories());
+    add_running(found, ::geteuid());
+    json::array list;
+    std::string text;
+    for (const bool running : {true, false}) {
+        for (const auto& [id, app] : found) {
+            if ((app.running > 0) != running) continue;
+            list.push_back({{"id", id}, {"name", app.name}, {"running", app.running}, {"installed", app.installed}});
+            text += fmt::format("{:<40} {:<10} {}\n", printable(to_yaml(id)), running ? "running" : "installed",
+                                printable(app.name));
+        }
+    }
+    if (how.json) return print(json::serialize(json::object{{"apps", std::move(list)}}) + "\n");
+    return print(text.empty() ? "no application runs here, and none is installed\n" : text);
 }
 
 int metrics(const std::string& runtime_dir) {

@@ -20,6 +20,7 @@ int explain(const std::string& runtime_dir, const Explain& what);
 int plan(const std::string& runtime_dir, const Plan& how);
 int check(const Check& what);
 int reload(const std::string& runtime_dir);
+int apps(const Apps& how);
 int metrics(const std::string& runtime_dir);
 int down(const std::string& runtime_dir, const Down& how);
 

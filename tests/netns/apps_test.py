@@ -194,6 +194,21 @@ classes:
         self.assertIn(str(process.pid), (at / "cgroup.procs").read_text().split())
         self.lab.end(process)
 
+    def test_apps_says_what_to_write(self):
+        for path, uid in ((f"{APPS}/app-gnome-firefox\\x2desr-1.scope", NOBODY), (f"{APPS}/app-gnome-firefox\\x2desr-2.scope", NOBODY),
+                          (f"{OTHERS}/app-mail-1.scope", DAEMON), ("system.slice/app-none-1.scope", 0)):
+            self.make(path, uid)
+        data = self.lab.directory / "data/applications"
+        data.mkdir(parents=True)
+        (data / "firefox-esr.desktop").write_text("[Desktop Entry]\nName=Firefox ESR\n")
+        (data / "spotify.desktop").write_text("[Desktop Entry]\nName=Spotify\n")
+        settings = [f"ROOT={self.root}", f"MOUNT={cgroup_mount()}", f"XDG_DATA_HOME={data.parent}", f"XDG_DATA_DIRS={data.parent}"]
+        found = {app["id"]: app for app in json.loads(self.lab.run("env", *settings, *WRAPPER, *self.lab.novpn_command("apps", "--json")).stdout)["apps"]}
+        self.assertEqual(found["firefox-esr"], {"id": "firefox-esr", "name": "Firefox ESR", "running": 2, "installed": True})
+        self.assertEqual((found["spotify"]["running"], found["mail"]["running"]), (0, 1))
+        self.assertNotIn("none", found)
+        self.assertRegex(self.lab.run("env", *settings, *WRAPPER, *self.lab.novpn_command("apps")).stdout, r"firefox-esr +running +Firefox ESR\n")
+
     def test_a_user_sees_own_members_only(self):
         self.start_agent()
         mine, roots = f"{APPS}/app-spotify-1.scope", "user.slice/user-0.slice/user@0.service/app.slice/app-spotify-2.scope"

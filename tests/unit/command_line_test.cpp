@@ -82,6 +82,8 @@ TEST_F(CommandLineTest, KnowsItsOtherWords) {
     EXPECT_EQ(parse({"watch", "--json"}).value(), line(Watch{.json = true}));
     EXPECT_EQ(parse({"reload"}).value(), line(Reload{}));
     EXPECT_EQ(parse({"metrics"}).value(), line(Metrics{}));
+    EXPECT_EQ(parse({"apps"}).value(), line(Apps{}));
+    EXPECT_EQ(parse({"apps", "--json"}).value(), line(Apps{.json = true}));
     EXPECT_EQ(parse({"plan"}).value(), line(Plan{}));
     EXPECT_EQ(parse({"plan", "--json", "--config", "f"}).value(), line(Plan{.json = true, .config_file = "f"}));
     EXPECT_EQ(parse({"down", "--force"}).value(), line(Down{.force = true}));
