@@ -160,8 +160,10 @@ bool Agent::heard_of_cgroups(const SeenCgroups& seen, std::string_view cause) {
     std::map<std::string, MatchedCgroup> before;
     for (const auto& [_, decision] : desired_->classes) before.insert(decision.matched.begin(), decision.matched.end());
     auto now = matched_cgroups(config_now(), seen, allowed_users());
-    std::erase_if(
-        now, [&](const auto& found) { return desired_->classes.at(found.second.class_name).state == ClassState::off; });
+    std::erase_if(now, [&](const auto& found) {
+        auto of_class = desired_->classes.find(found.second.class_name);
+        return of_class != desired_->classes.end() && of_class->second.state == ClassState::off;
+    });
     if (!incomplete_ && now != before) take_in(now, seen, cause);
     return incomplete_ || now != before;
 }
@@ -177,6 +179,7 @@ void Agent::take_in(const std::map<std::string, MatchedCgroup>& matched, const S
     for (const auto& [path, member] : matched) {
         const unsigned level = cgroup_level(path);
         if (known.contains(member.id) || !desired_->nft.levels.contains(level)) continue;
+        if (!desired_->classes.contains(member.class_name)) continue; // of a config that no pass has seen yet
         change.members_to_add.insert({member.class_name, level, member.id});
         if (!desired_->birth_marks.contains(member.class_name)) continue;
         births.push_back(AttachBirthMark{member.class_name, path});

@@ -54,15 +54,16 @@ void CgroupWatch::stop() {
 /// The watch first: what is made in between is found by reading, or told, or both.
 void CgroupWatch::enter(const std::string& path) {
     const int watch = inotify_add_watch(fd_, (mount_ + "/" + path).c_str(), kEvents);
+    if (watch < 0 && (errno == ENOENT || errno == ENOTDIR)) return;
     if (watch < 0) {
-        if (errno != ENOENT && errno != ENODEV)
-            problem_ = system_error(errno, "watching cgroup /" + path,
-                                    errno == ENOSPC ? "raise fs.inotify.max_user_watches" : std::string())
-                           .value();
-        return;
+        // What is there now is known all the same: nobody leaves a class for want of a watch.
+        problem_ = system_error(errno, "watching cgroup /" + path,
+                                errno == ENOSPC ? "raise fs.inotify.max_user_watches" : std::string())
+                       .value();
+    } else {
+        path_of_[watch] = path;
+        watch_of_[path] = watch;
     }
-    path_of_[watch] = path;
-    watch_of_[path] = watch;
     for (const std::string& below : CgroupTree(mount_).children(path)) add(below);
 }
 
