@@ -21,7 +21,7 @@ class RtnetlinkTest : public testing::Test {
     RtnetlinkTest() {
         if (unshare(CLONE_NEWNET) != 0) throw std::runtime_error("run the contract tests as root");
         run("ip link set lo up; ip link add eth0 type veth peer name far");
-        run("ip link set far up; ip link set eth0 addrgenmode none up");
+        run("ip link set far addrgenmode none up; ip link set eth0 addrgenmode none up");
         run("ip addr add 192.168.10.50/24 dev eth0; ip addr add 2001:db8:a::50/64 dev eth0 nodad");
         ours.emplace(RouteSocket::open().value());
         others.emplace(RouteSocket::open().value());

@@ -191,8 +191,14 @@ class Sniffer:
         self.process, self.path = process, path
 
     def packets(self, link=""):
-        lines = self.path.read_text().splitlines()
-        return [line for line in lines if line.startswith(link) and line != "ready"]
+        """All until now: it may not have come to print the last ones yet."""
+        told = self._lines().count("told")
+        self.process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: self._lines().count("told") > told, what="the sniffer's last word")
+        return [line for line in self._lines() if line.startswith(link) and line not in ("ready", "told")]
+
+    def _lines(self):
+        return self.path.read_text().splitlines()
 
 
 class Monitor:

@@ -2,8 +2,11 @@
 """Prints one line for every packet to or from one of the given hosts, on whatever link it passes: "LINK in|out SOURCE
 DESTINATION". An outgoing packet is seen after netfilter, so a line means that the packet really left by that link.
 
-Usage: sniff.py HOST...          prints "ready" first
+Usage: sniff.py HOST...          prints "ready" first, and "told" for SIGUSR1 once all that came before it is printed
 """
+import os
+import select
+import signal
 import socket
 import sys
 
@@ -23,8 +26,17 @@ def addresses(protocol, packet):
 def main(hosts):
     # SOCK_DGRAM: the kernel takes the link-layer header off, so tun and veth look the same.
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell)
+    signal.signal(signal.SIGUSR1, lambda *_: None)
     print("ready", flush=True)
     while True:
+        ready = select.select([sock, told], [], [])[0]
+        if sock not in ready:
+            os.read(told, 1)
+            print("told", flush=True)
+            continue
         packet, (link, protocol, direction, *_rest) = sock.recvfrom(256)
         pair = addresses(protocol, packet)
         if pair and (pair[0] in hosts or pair[1] in hosts):
