@@ -12,6 +12,8 @@
 
 #include <CLI/CLI.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <cstdio>
 #include <fmt/format.h>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -34,6 +36,25 @@ void tell_systemd([[maybe_unused]] const char* state) {
 #ifdef NOVPN_HAVE_SYSTEMD
     sd_notify(0, state);
 #endif
+}
+
+/// The time that systemd gives the agent between two signs of life (WatchdogSec=); none: it does not ask for any.
+std::optional<std::chrono::microseconds> watchdog_time() {
+#ifdef NOVPN_HAVE_SYSTEMD
+    std::uint64_t microseconds = 0;
+    if (sd_watchdog_enabled(0, &microseconds) > 0) return std::chrono::microseconds(microseconds);
+#endif
+    return std::nullopt;
+}
+
+/// Says that the loop turns. At a quarter of the time: one late turn is no hang.
+boost::asio::awaitable<void> feed_watchdog(boost::asio::io_context& io, std::chrono::microseconds time) {
+    boost::asio::steady_timer next(io);
+    for (;;) {
+        tell_systemd("WATCHDOG=1");
+        next.expires_after(time / 4);
+        co_await next.async_wait(boost::asio::use_awaitable);
+    }
 }
 
 void log_to_stderr() {
@@ -143,6 +164,7 @@ Expected<void> run(const Options& options) {
     watch->start([&] { end(Ending::release); }, [&] { end(Ending::leave); });
     tell_systemd("READY=1");
     running = true;
+    if (auto time = watchdog_time()) spawn(io, feed_watchdog(io, *time));
     io.run();
 
     tell_systemd("STOPPING=1");

@@ -1,0 +1,209 @@
+"""The Debian package under a real systemd: what installs, upgrades, reloads, restarts, kills, stops and removes does to the
+kernel, at boot too.
+
+In the order of their names: each test leaves the package installed and the agent running, but for the last.
+"""
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import machine
+from machine import the_lab
+
+SOURCE = machine.SUPPORT.parent.parent
+BUILD = pathlib.Path(os.environ.get("NOVPN_BIN_DIR", SOURCE / "build/dev/agent")).resolve().parent
+# A sanitizer's program maps its shadow memory and, at its end, traces itself.
+SANITIZED = "[Service]\nEnvironment=ASAN_OPTIONS=detect_leaks=0\n"
+
+
+class Package(unittest.TestCase):
+    maxDiff = None
+
+    @classmethod
+    def setUpClass(cls):
+        out = cls.enterClassContext(tempfile.TemporaryDirectory(prefix="novpn-deb-"))
+        built = subprocess.run([SOURCE / "packaging/build-deb", "--of", BUILD, out], text=True, capture_output=True)
+        if built.returncode != 0:
+            raise AssertionError(built.stdout[-3000:] + built.stderr[-3000:])
+        cls.package = pathlib.Path(built.stdout.splitlines()[-1])
+        cls.lab = cls.enterClassContext(the_lab.Lab())
+        cls.before = cls.lab.snapshot()
+        cls.machine = machine.Machine(cls.lab, cls.package)
+        cls.addClassCleanup(cls.machine.remove)
+        cls.machine.boot()
+        cls.machine.run("sh", "-ec", f"mkdir -p /etc/systemd/system/novpnd.service.d; printf '{SANITIZED}' > /etc/systemd/system/novpnd.service.d/test.conf")
+        cls.machine.run("dpkg", "-i", f"/root/{cls.package.name}")
+
+    def status(self):
+        return json.loads(self.machine.run("novpn", "status", "--json").stdout)
+
+    def uplink(self):
+        uplink = self.status()["families"]["ipv4"]["uplink"]
+        return uplink and uplink["link"]
+
+    def wait_for_uplink(self):
+        the_lab.wait_until(lambda: self.machine.run("novpn", "status", check=False).returncode == 0 and self.uplink() == "wlan0",
+                           20, "an agent with an uplink", self.machine.journal)
+
+    def pid(self):
+        return int(self.machine.show("MainPID"))
+
+    def wait_for_another(self, pid):
+        the_lab.wait_until(lambda: self.pid() not in (0, pid) and self.machine.show("ActiveState") == "active", 20,
+                           "another agent", self.machine.journal)
+        self.wait_for_uplink()
+
+    def kernel(self):
+        """The pins are in the machine's bpffs, the cgroups below its root: not the lab's."""
+        return self.lab.snapshot().split("# cgroups")[0] + self.machine.run(
+            "sh", "-c", "find /sys/fs/bpf /sys/fs/cgroup -path '*/novpn*' ! -path '*/cgroup/*.*' | sort").stdout
+
+    def member(self):
+        """A member's flow, of a unit of its own."""
+        return the_lab.Flow(subprocess.Popen(
+            self.machine.service("novpn", "run", "python3", "/root/probe.py", "hold", "tcp", the_lab.MEMBER_ECHO[4]),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0))
+
+    def end(self, flow):
+        flow.process.stdin.close()
+        flow.process.wait(20)
+        flow.process.stdout.close()
+
+    def test_01_the_package_is_clean(self):
+        changes, = self.package.parent.glob("*.changes")
+        result = subprocess.run(["lintian", "--allow-root", "--fail-on=error,warning", changes], text=True, capture_output=True)
+        self.assertEqual((result.returncode, result.stdout), (0, ""), result.stdout + result.stderr)
+        version = re.search(r"project\(novpn VERSION (\S+)", (SOURCE / "CMakeLists.txt").read_text())[1]
+        self.assertIn(f"novpn_{version}_", self.package.name)
+
+    def test_02_the_unit_is_right_and_confined(self):
+        with tempfile.TemporaryDirectory() as directory:
+            unit = pathlib.Path(directory, "novpnd.service")
+            text = (SOURCE / "packaging/systemd/novpnd.service.in").read_text()
+            unit.write_text(text.replace("@prefix@/sbin/novpnd", "/bin/true").replace("@prefix@/bin/novpn", "/bin/true"))
+            for arguments in (["verify", "--man=no", unit], ["security", "--offline=true", "--threshold=24", unit]):
+                result = subprocess.run(["systemd-analyze", "--no-pager", *arguments], text=True, capture_output=True)
+                self.assertEqual(result.returncode, 0, result.stdout[-500:] + result.stderr)
+        self.assertEqual(self.machine.run("systemd-analyze", "--no-pager", "--man=no", "verify", "novpnd.service").stderr, "")
+
+    def test_03_it_runs_and_steers(self):
+        self.assertEqual((self.machine.show("ActiveState"), self.machine.show("UnitFileState")), ("active", "enabled"))
+        self.wait_for_uplink()
+        self.assertEqual(self.status()["classes"][0]["backend"], ["bpf", "nft"], self.machine.journal())
+        self.assertIn("novpn", self.machine.run("ip", "route", "show", "table", "novpn").stdout)
+        self.machine.run("usermod", "--append", "--groups", "novpn", "daemon")
+        self.lab.vpn_up("def1")
+        self.addCleanup(self.lab.vpn_down)
+        the_lab.wait_until(lambda: self.status()["families"]["ipv4"]["takeovers"], 20, "a takeover", self.machine.journal)
+        probe = ["python3", "/root/probe.py", "tcp"]
+        for user in ("daemon", None):
+            member = self.output("novpn", "run", *probe, the_lab.MEMBER_ECHO[4], user=user)
+            self.assertEqual(member, the_lab.SITES["a"].seen4 + "\n", user)
+            self.assertEqual(self.output(*probe, the_lab.ECHO[4], user=user), the_lab.VPN_SEEN[4] + "\n", user)
+
+    def output(self, *command, user=None):
+        result = subprocess.run(self.machine.service(*command, user=user), text=True, capture_output=True, timeout=30)
+        return result.stdout + result.stderr
+
+    def test_04_a_process_of_a_user_is_looked_into(self):
+        """Which of its sockets are old is in /proc/PID/fd, which is the user's own."""
+        flow = the_lab.Flow(subprocess.Popen(
+            self.machine.service("python3", "/root/probe.py", "hold", "tcp", the_lab.ECHO[4], user="daemon"),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0))
+        pid = self.machine.run("pgrep", "-u", "daemon", "-f", "probe.py hold").stdout.strip()
+        self.assertIn("1 of its open sockets", self.machine.run("novpn", "add", pid).stdout)
+        self.assertIn("is out of class novpn", self.machine.run("novpn", "remove", pid).stdout)
+        self.end(flow)
+
+    def test_05_a_restart_and_an_upgrade_keep_everything(self):
+        for command in (["systemctl", "restart", "novpnd"], ["dpkg", "-i", f"/root/{self.package.name}"]):
+            with self.subTest(command[0]):
+                self.wait_for_uplink()
+                flow, before, pid, monitor = self.member(), self.kernel(), self.pid(), self.lab.monitor()
+                self.machine.run(*command)
+                self.wait_for_another(pid)
+                self.assertEqual(monitor.changes(), [])
+                self.assertEqual(flow.ask(), flow.seen)
+                self.assertEqual(self.kernel(), before)
+                monitor.stop()
+                self.end(flow)
+
+    def test_06_a_bad_config_is_refused_by_reload_and_changes_nothing(self):
+        before, pid = self.kernel(), self.pid()
+        config = "/etc/novpn/conf.d/50-test.yaml"
+        self.machine.run("sh", "-c", f"echo 'classes: {{novpn: {{colour: red}}}}' > {config}")
+        self.assertNotEqual(self.machine.run("systemctl", "reload", "novpnd", check=False).returncode, 0)
+        self.assertIn("colour", self.machine.journal())
+        self.assertEqual((self.pid(), self.machine.show("ActiveState"), self.kernel()), (pid, "active", before))
+        self.machine.run("sh", "-c", f"echo 'classes: {{novpn: {{enabled: false}}}}' > {config}")
+        self.machine.run("systemctl", "reload", "novpnd")
+        self.assertEqual((self.status()["classes"][0]["state"], self.pid()), ("off", pid))
+        self.machine.run("rm", config)
+        self.machine.run("systemctl", "reload", "novpnd")
+        self.assertEqual(self.kernel(), before)
+
+    def test_07_a_killed_agent_is_started_again_and_writes_nothing(self):
+        before, pid, monitor = self.kernel(), self.pid(), self.lab.monitor()
+        self.machine.run("systemctl", "kill", "--signal=KILL", "novpnd")
+        self.wait_for_another(pid)
+        self.assertEqual((monitor.changes(), self.kernel()), ([], before))
+        monitor.stop()
+
+    def test_08_an_agent_that_hangs_is_started_again(self):
+        drop_in = "/etc/systemd/system/novpnd.service.d/watchdog.conf"
+        self.machine.run("sh", "-c", rf"printf '[Service]\nWatchdogSec=2s\n' > {drop_in}; systemctl daemon-reload; systemctl restart novpnd")
+        self.wait_for_uplink()
+        pid, fed = self.pid(), self.machine.show("WatchdogTimestampMonotonic")
+        the_lab.wait_until(lambda: self.machine.show("WatchdogTimestampMonotonic") != fed, 20, "a sign of life")
+        self.machine.run("systemctl", "kill", "--signal=STOP", "novpnd")
+        self.wait_for_another(pid)
+        self.assertIn("atchdog timeout", self.machine.journal())
+        self.machine.run("sh", "-c", f"rm {drop_in}; systemctl daemon-reload; systemctl restart novpnd")
+        self.wait_for_uplink()
+
+    def test_09_down_is_final_and_a_stop_leaves_nothing(self):
+        for command in (["novpn", "down"], ["systemctl", "stop", "novpnd"]):
+            with self.subTest(command[0]):
+                self.machine.run(*command)
+                the_lab.wait_until(lambda: self.machine.show("ActiveState") == "inactive", 20, "an end", self.machine.journal)
+                self.assert_nothing_left()
+                self.machine.run("systemctl", "start", "novpnd")
+                self.wait_for_uplink()
+
+    def assert_nothing_left(self):
+        self.assertEqual(self.kernel(), self.before.split("# cgroups")[0])
+        self.assertEqual(self.machine.run("sh", "-c", "find /etc/iproute2 -name 'novpn*'").stdout, "")
+
+    def test_10_at_boot_it_is_in_force_before_the_network_and_the_first_login(self):
+        self.machine.power_off()
+        self.assertEqual(self.kernel_without_machine(), self.before.split("# cgroups")[0])
+        self.machine.boot()
+        self.wait_for_uplink()
+        ready = int(self.machine.show("ActiveEnterTimestampMonotonic"))
+        self.assertGreater(ready, 0)
+        for unit in ("network-pre.target", "systemd-user-sessions.service"):
+            self.assertGreaterEqual(int(self.machine.show("ActiveEnterTimestampMonotonic", unit)), ready, unit)
+
+    def kernel_without_machine(self):
+        return self.lab.snapshot().split("# cgroups")[0]
+
+    def test_11_removal_and_purge_leave_nothing(self):
+        self.machine.run("dpkg", "--remove", "novpn")
+        self.assert_nothing_left()
+        self.assertEqual(self.machine.run("sh", "-c", "ls /etc/novpn").stdout.split(), ["novpn.yaml"])
+        self.machine.run("dpkg", "--purge", "novpn")
+        self.assert_nothing_left()
+        left = self.machine.run("sh", "-c", "find /etc /usr /lib/systemd /run /var/lib/systemd -xdev -name '*novpn*' ! -path '/run/host/*'"
+                                " ! -path '/etc/systemd/system/novpnd.service.d*'").stdout
+        self.assertEqual(left, "")
+
+
+if __name__ == "__main__":
+    if os.geteuid() != 0:
+        sys.exit("systemd_test.py: makes network namespaces and boots systemd: run it as root")
+    unittest.main(verbosity=2)
