@@ -22,6 +22,7 @@ struct Standalone {
 
 /// stdout is for what the command was asked for. What is done is silent, as everywhere on the command line.
 void log_warnings_to_stderr() {
+    if (spdlog::get("novpn")) return; // `doctor` looks twice
     auto logger = spdlog::stderr_logger_st("novpn");
     logger->set_pattern("novpn: %v");
     logger->set_level(spdlog::level::warn);
@@ -58,6 +59,13 @@ Expected<boost::json::object> explain_without_agent(const boost::asio::ip::addre
     if (!standalone) return tl::make_unexpected(standalone.error());
     Agent agent(standalone->kernel, std::move(*config), {.cgroup_root = standalone->cgroup_root});
     return agent.explain(destination, class_name);
+}
+
+Expected<std::string> kernel_without_bpf() {
+    auto standalone = open_kernel();
+    if (!standalone) return tl::make_unexpected(standalone.error());
+    if (auto probed = standalone->kernel.probe(); !probed) return tl::make_unexpected(probed.error());
+    return standalone->kernel.birth_marks().unavailable();
 }
 
 Expected<void> force_down(const std::string& runtime_dir) {

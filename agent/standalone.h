@@ -18,6 +18,9 @@ Expected<std::vector<std::string>> plan_without_agent(const std::string& config_
 Expected<boost::json::object> explain_without_agent(const boost::asio::ip::address& destination,
                                                     const std::string& class_name);
 
+/// Whether this kernel has what steering needs; then why sockets cannot be marked at birth, empty where they can.
+Expected<std::string> kernel_without_bpf();
+
 /// Removes all that is ours in this network namespace. device_or_resource_busy: a live agent holds the lock.
 Expected<void> force_down(const std::string& runtime_dir);
 

@@ -62,10 +62,15 @@ class Words {
         add_switch("on", "Turn a class on again", on_);
         json_flag(add("apps", "Say what can be written in apps: of a class: what runs, and what is installed", apps_),
                   apps_.json);
-        json_flag(add("status", "Say how things are", status_), status_.json);
+        CLI::App* status = add("status", "Say how things are", status_);
+        json_flag(status, status_.json);
+        status->add_flag("--dot", status_.dot, "As a graph for graphviz: novpn status --dot | dot -Tsvg > now.svg")
+            ->excludes("--json");
         json_flag(add("watch", "Say what happens: one line an event, until interrupted", watch_), watch_.json);
         add_explain();
         add_plan();
+        json_flag(add("doctor", "Look for what is wrong, prove the way of packets, and say how to mend it", doctor_),
+                  doctor_.json);
         add("check", "Say whether a config file is right", check_)
             ->add_option("FILE", check_.file, "The file; drop-ins in conf.d beside it are read too")
             ->type_name("")
@@ -152,6 +157,7 @@ class Words {
     Watch watch_;
     Explain explain_;
     Plan plan_;
+    Doctor doctor_;
     Check check_;
     Reload reload_;
     Metrics metrics_;

@@ -38,6 +38,7 @@ struct Switch {
 
 struct Status {
     bool json = false;
+    bool dot = false; ///< never with json
     bool operator==(const Status&) const = default;
 };
 
@@ -58,6 +59,11 @@ struct Plan {
     bool json = false;
     std::string config_file; ///< empty: not given
     bool operator==(const Plan&) const = default;
+};
+
+struct Doctor {
+    bool json = false;
+    bool operator==(const Doctor&) const = default;
 };
 
 struct Down {
@@ -84,7 +90,7 @@ struct Metrics {
 };
 
 using Command =
-    std::variant<Run, Add, Remove, Switch, Status, Watch, Explain, Plan, Check, Reload, Metrics, Down, Apps>;
+    std::variant<Run, Add, Remove, Switch, Status, Watch, Explain, Plan, Doctor, Check, Reload, Metrics, Down, Apps>;
 
 struct CommandLine {
     std::string runtime_dir = "/run/novpn";

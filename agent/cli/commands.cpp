@@ -2,6 +2,8 @@
 
 #include "agent/applications.h"
 #include "agent/cli/client.h"
+#include "agent/cli/doctor.h"
+#include "agent/cli/dot.h"
 #include "agent/cli/duration.h"
 #include "agent/cli/event.h"
 #include "agent/cli/explanation.h"
@@ -21,6 +23,7 @@
 #include <ctime>
 #include <fmt/format.h>
 #include <fstream>
+#include <map>
 #include <unistd.h>
 
 namespace novpn::cli {
@@ -113,6 +116,51 @@ std::string process_line(const Explain& what, const json::object& answer) {
     return fmt::format("{} is in class {}{}.\n", process, of_class, is_matched ? ", by " + selector : "");
 }
 
+/// An ordinary packet and a member's of each class that steers. This process ends as a member of the last.
+Expected<std::vector<Finding>> prove_packets(const std::string& runtime_dir, const json::object& status) {
+    const auto tap = PacketTap::open();
+    if (!tap) return tl::make_unexpected(tap.error());
+    std::map<std::string, Departure> ordinary;
+    for (const std::string family : {"ipv4", "ipv6"}) {
+        auto departure = tap->send(family);
+        if (!departure) return tl::make_unexpected(departure.error());
+        ordinary[family] = *departure;
+    }
+    std::vector<Finding> findings;
+    for (const auto* of_class : objects_of(status, "classes")) {
+        if (text_of(*of_class, "state") == "off") continue;
+        const auto placed = place(runtime_dir, text_of(*of_class, "name"), ::getpid(), "this process");
+        if (!placed) return tl::make_unexpected(placed.error());
+        for (const auto& [family, without] : ordinary) {
+            auto departure = tap->send(family);
+            if (!departure) return tl::make_unexpected(departure.error());
+            Proof proof = expected_of(status, *of_class, family);
+            proof.ordinary = without;
+            proof.member = *departure;
+            findings.push_back(judge_packets(proof));
+        }
+    }
+    return findings;
+}
+
+/// Of a running agent: what it says, the settings of its uplink, and the packets.
+std::vector<Finding> examine(const std::string& runtime_dir, const json::object& status) {
+    auto findings = judge_status(status);
+    const auto& ipv4 = object_of(object_of(status, "families"), "ipv4");
+    if (const auto link = text_of(object_of(ipv4, "uplink"), "link"); !link.empty())
+        findings.push_back(judge_reverse_path(link, reverse_path(link), !objects_of(ipv4, "takeovers").empty()));
+    const auto proofs = prove_packets(runtime_dir, status);
+    if (proofs) {
+        findings.insert(findings.end(), proofs->begin(), proofs->end());
+    } else if (proofs.error().code == std::errc::operation_not_permitted) {
+        findings.push_back(
+            {Finding::State::note, "packets", "only root can see where packets leave", "sudo novpn doctor"});
+    } else {
+        findings.push_back({Finding::State::wrong, "packets", to_string(proofs.error()), ""});
+    }
+    return findings;
+}
+
 Expected<std::vector<std::string>> planned_commands(const std::string& runtime_dir, const Plan& how) {
     // The running agent has a config of its own, and cannot speak for another.
     if (!how.config_file.empty()) return plan_without_agent(how.config_file);
@@ -202,6 +250,7 @@ int turn(const std::string& runtime_dir, const Switch& what) {
 int status(const std::string& runtime_dir, const Status& how) {
     const auto answer = ask(runtime_dir, "Status", {}, "asking the agent for its status");
     if (!answer) return fail(answer.error());
+    if (how.dot) return print(to_dot(*answer));
     return print(how.json ? json::serialize(*answer) + "\n" : to_text(*answer));
 }
 
@@ -236,6 +285,26 @@ int plan(const std::string& runtime_dir, const Plan& how) {
     std::string text;
     for (const auto& command : *commands) text += command + "\n";
     return print(text.empty() ? "nothing to change\n" : text);
+}
+
+int doctor(const std::string& runtime_dir, const Doctor& how) {
+    std::vector<Finding> findings{judge_kernel(kernel_without_bpf())};
+    if (auto networkd = judge_networkd(networkd_settings())) findings.push_back(std::move(*networkd));
+    const auto status = ask(runtime_dir, "Status", {}, "asking the agent for its status");
+    if (status) {
+        const auto more = examine(runtime_dir, *status);
+        findings.insert(findings.end(), more.begin(), more.end());
+    } else {
+        const bool runs = agent_runs(status.error());
+        findings.push_back({Finding::State::wrong, "agent", runs ? to_string(status.error()) : "no agent runs",
+                            runs ? "" : "sudo systemctl start novpnd, or sudo novpnd"});
+        // What would keep one from starting.
+        if (const auto planned = plan_without_agent({});
+            !planned && planned.error().code != std::errc::operation_not_permitted)
+            findings.push_back({Finding::State::wrong, "agent", to_string(planned.error()), ""});
+    }
+    const int printed = print(how.json ? json::serialize(to_json(findings)) + "\n" : to_diagnosis(findings));
+    return printed != kDone || is_well(findings) ? printed : kFailed;
 }
 
 int check(const Check& what) {

@@ -18,6 +18,8 @@ int status(const std::string& runtime_dir, const Status& how);
 int watch(const std::string& runtime_dir, const Watch& how);
 int explain(const std::string& runtime_dir, const Explain& what);
 int plan(const std::string& runtime_dir, const Plan& how);
+/// Failed where something is wrong.
+int doctor(const std::string& runtime_dir, const Doctor& how);
 int check(const Check& what);
 int reload(const std::string& runtime_dir);
 int apps(const Apps& how);

@@ -33,6 +33,7 @@ int main(int argc, char** argv) try {
                                  [&](const cli::Watch& how) { return cli::watch(dir, how); },
                                  [&](const cli::Explain& what) { return cli::explain(dir, what); },
                                  [&](const cli::Plan& how) { return cli::plan(dir, how); },
+                                 [&](const cli::Doctor& how) { return cli::doctor(dir, how); },
                                  [&](const cli::Check& what) { return cli::check(what); },
                                  [&](const cli::Reload&) { return cli::reload(dir); },
                                  [&](const cli::Apps& how) { return cli::apps(how); },

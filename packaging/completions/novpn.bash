@@ -25,7 +25,7 @@ _novpn() {
     case $command in
     '')
         options+=' --version'
-        words='run add remove off on status watch explain plan check reload metrics down'
+        words='run add remove off on status watch explain plan doctor check reload metrics down'
         ;;
     run)
         # What follows the program is the program's own.
@@ -48,7 +48,8 @@ _novpn() {
     remove) words=$(cd /proc && echo [0-9]*) ;;
     off) options+=' --for'; words=$(_novpn_classes) ;;
     on) words=$(_novpn_classes) ;;
-    status | watch) options+=' --json' ;;
+    status) options+=' --json --dot' ;;
+    watch | doctor) options+=' --json' ;;
     explain) options+=' --json --class --pid' ;;
     plan) options+=' --json --config' ;;
     check) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;

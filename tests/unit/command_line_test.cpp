@@ -69,6 +69,16 @@ TEST_F(CommandLineTest, SwitchesAClassForATime) {
     EXPECT_EQ(parse({"on", "games"}).value(), line(Switch{.enabled = true, .class_name = "games", .for_how_long = {}}));
 }
 
+TEST_F(CommandLineTest, DrawsTheStatusOrPrintsItForPrograms) {
+    EXPECT_EQ(parse({"status", "--dot"}).value(), line(Status{.dot = true}));
+    EXPECT_EQ(parse({"status", "--dot", "--json"}).error().exit, 2);
+}
+
+TEST_F(CommandLineTest, Doctors) {
+    EXPECT_EQ(parse({"doctor"}).value(), line(Doctor{}));
+    EXPECT_EQ(parse({"doctor", "--json"}).value(), line(Doctor{.json = true}));
+}
+
 TEST_F(CommandLineTest, ExplainsForAClassOrAProcess) {
     EXPECT_EQ(parse({"explain", "example.com"}).value(),
               line(Explain{.destination = "example.com", .class_name = {}, .pid = {}}));

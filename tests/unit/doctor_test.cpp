@@ -1,0 +1,134 @@
+// `novpn doctor`: what is judged wrong, of which facts.
+#include "agent/cli/doctor.h"
+
+#include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
+#include <filesystem>
+#include <fstream>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+namespace novpn {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+using State = Finding::State;
+
+json::object object(const char* text) { return json::parse(text).as_object(); }
+
+TEST(JudgeStatus, SaysTheSummaryOnceAndEachWarning) {
+    EXPECT_EQ(judge_status(object(R"({"summary": "All well.", "health": "ok", "warnings": []})")),
+              (std::vector<Finding>{{State::ok, "agent", "All well.", ""}}));
+    EXPECT_EQ(judge_status(object(R"({"summary": "Astray.", "health": "degraded",
+                                      "warnings": [{"code": "a", "text": "Astray."}, {"code": "b", "text": "More."}]})")),
+              (std::vector<Finding>{{State::wrong, "agent", "Astray.", "novpn status"},
+                                    {State::wrong, "agent", "More.", ""}}));
+}
+
+TEST(JudgeKernel, TellsARightThatIsMissingFromAFeatureThatIs) {
+    EXPECT_EQ(judge_kernel(std::string()).state, State::ok);
+    EXPECT_EQ(judge_kernel(std::string("no bpffs")).state, State::note);
+    EXPECT_EQ(judge_kernel(system_error(EPERM, "opening")).state, State::note);
+    EXPECT_EQ(judge_kernel(system_error(EOPNOTSUPP, "probing nft")).state, State::wrong);
+}
+
+TEST(JudgeReversePath, FearsTheStrictOneWithoutTheMark) {
+    EXPECT_EQ(judge_reverse_path("wlan0", {.rp_filter = 0}, true).state, State::ok);
+    EXPECT_EQ(judge_reverse_path("wlan0", {.rp_filter = 2}, true).state, State::ok);
+    EXPECT_EQ(judge_reverse_path("wlan0", {.rp_filter = 1, .src_valid_mark = true}, true).state, State::ok);
+    EXPECT_EQ(judge_reverse_path("wlan0", {.rp_filter = 1}, false).state, State::note);
+    const Finding wrong = judge_reverse_path("wlan0", {.rp_filter = 1}, true);
+    EXPECT_EQ((std::pair{wrong.state, wrong.mend}),
+              (std::pair{State::wrong, std::string("sudo sysctl net.ipv4.conf.wlan0.src_valid_mark=1")}));
+}
+
+class Files : public testing::Test {
+  protected:
+    void SetUp() override { fs::create_directories(root_); }
+    void TearDown() override { fs::remove_all(root_); }
+    void write(const std::string& path, const std::string& text) {
+        fs::create_directories((root_ / path).parent_path());
+        std::ofstream(root_ / path) << text;
+    }
+    fs::path root_ = fs::temp_directory_path() / ("novpn-doctor-" + std::to_string(::getpid()));
+};
+
+TEST_F(Files, NetworkdIsReadAsItReadsItself) {
+    EXPECT_EQ(networkd_settings(root_), NetworkdSettings{});
+    EXPECT_EQ(judge_networkd(networkd_settings(root_)), std::nullopt);
+    fs::create_directories(root_ / "run/systemd/netif");
+    EXPECT_EQ(judge_networkd(networkd_settings(root_))->state, State::wrong);
+    const std::string both = "[Network]\nManageForeignRoutingPolicyRules = no\nManageForeignRoutes=False\n";
+    write("usr/lib/systemd/networkd.conf.d/50-novpn.conf", both);
+    EXPECT_EQ(networkd_settings(root_), (NetworkdSettings{.runs = true, .keeps_rules = true, .keeps_routes = true}));
+    EXPECT_EQ(judge_networkd(networkd_settings(root_))->state, State::ok);
+    // The later name has the last word, but for another section; a file of the same name in /etc replaces it.
+    write("run/systemd/networkd.conf.d/60.conf",
+          "[Network]\nManageForeignRoutes=yes\n[DHCPv4]\nManageForeignRoutingPolicyRules=yes\n");
+    EXPECT_EQ(networkd_settings(root_), (NetworkdSettings{.runs = true, .keeps_rules = true}));
+    write("etc/systemd/networkd.conf.d/50-novpn.conf", "");
+    EXPECT_EQ(networkd_settings(root_), NetworkdSettings{.runs = true});
+}
+
+TEST_F(Files, TheStricterReversePathCounts) {
+    write("proc/sys/net/ipv4/conf/all/rp_filter", "1\n");
+    write("proc/sys/net/ipv4/conf/wlan0/rp_filter", "2\n");
+    write("proc/sys/net/ipv4/conf/eth0/src_valid_mark", "1\n");
+    EXPECT_EQ(reverse_path("wlan0", root_), (ReversePath{.rp_filter = 2}));
+    EXPECT_EQ(reverse_path("eth0", root_), (ReversePath{.rp_filter = 1, .src_valid_mark = true}));
+}
+
+Proof proof(Departure member, std::string link = "wlan0") {
+    return {.class_name = "novpn",
+            .family = "ipv4",
+            .state = "steering",
+            .link = std::move(link),
+            .source = "192.168.10.5",
+            .ordinary = {.link = "tun0", .source = "10.8.0.2"},
+            .member = std::move(member)};
+}
+
+TEST(JudgePackets, ExpectsTheUplinkAndItsAddress) {
+    const Finding good = judge_packets(proof({.link = "wlan0", .source = "192.168.10.5"}));
+    EXPECT_EQ(good,
+              (Finding{State::ok, "packets",
+                       "ipv4: a packet of class novpn left by wlan0 as 192.168.10.5, an ordinary one left by tun0 as "
+                       "10.8.0.2",
+                       ""}));
+    EXPECT_EQ(judge_packets(proof({.link = "tun0", .source = "10.8.0.2"})).mend,
+              "novpn explain --class novpn 192.0.2.1");
+    EXPECT_EQ(judge_packets(proof({.link = "wlan0", .source = "10.8.0.2"})).state, State::wrong);
+    for (const Departure& held : {Departure{}, Departure{.link = {}, .source = {}, .refused = "No route to host"}})
+        EXPECT_NE(judge_packets(proof(held)).mend.find("firewall"), std::string::npos);
+}
+
+TEST(JudgePackets, ExpectsNothingToLeaveWithoutAnUplink) {
+    EXPECT_EQ(judge_packets(proof({.refused = "No route to host"}, "")).state, State::ok);
+    EXPECT_EQ(judge_packets(proof({.link = "tun0", .source = "10.8.0.2"}, "")).state, State::wrong);
+    Proof tunnel = proof({.link = "tun0", .source = "10.8.0.2"}, "");
+    tunnel.state = "tunnel";
+    EXPECT_EQ(judge_packets(tunnel).state, State::ok);
+}
+
+TEST(ExpectedOf, ReadsTheLinkOfTheClassAndTheSourceOfItsUplink) {
+    const auto status = object(R"({"families": {"ipv4": {"uplink": {"link": "wlan0", "source": "192.168.10.5"}}}})");
+    const Proof uplink =
+        expected_of(status, object(R"({"name": "a", "state": "steering", "uplinks": {"ipv4": "wlan0"}})"), "ipv4");
+    EXPECT_EQ((std::tuple{uplink.class_name, uplink.link, uplink.source}), (std::tuple{"a", "wlan0", "192.168.10.5"}));
+    const Proof other = expected_of(status, object(R"({"name": "a", "uplinks": {"ipv4": "wwan0"}})"), "ipv4");
+    EXPECT_EQ((std::pair{other.link, other.source}), (std::pair<std::string, std::string>{"wwan0", ""}));
+}
+
+TEST(Diagnosis, HasASentenceAndTheMends) {
+    const std::vector<Finding> findings{{State::ok, "kernel", "good", ""}, {State::wrong, "agent", "bad", "do this"}};
+    EXPECT_EQ(to_diagnosis(findings), "1 thing is wrong.\n\nok     kernel     good\nwrong  agent      bad\n"
+                                      "                  mend: do this\n");
+    EXPECT_FALSE(is_well(findings));
+    EXPECT_TRUE(is_well({findings.front(), {State::note, "kernel", "x", ""}}));
+    EXPECT_EQ(json::serialize(to_json({findings.front()})),
+              R"({"ok":true,"findings":[{"check":"kernel","state":"ok","text":"good","mend":null}]})");
+}
+
+} // namespace
+} // namespace novpn
