@@ -73,6 +73,8 @@ class Machine:
                 ["nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt", "sh", "-ec", f"{join} exec {shlex.join(command)}"],
                 env=dict(os.environ, SYSTEMD_NSPAWN_UNIFIED_HIERARCHY="1"), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         the_lab.wait_until(self._is_up, 60, "systemd in its namespace", lambda: (self.directory / "boot.log").read_text()[-3000:])
+        # As on a real machine: nobody makes cgroups there without CAP_DAC_OVERRIDE. systemd-nspawn makes it 0755.
+        self.run("chmod", "555", "/sys/fs/cgroup")
 
     def _is_up(self):
         if self.nspawn.poll() is not None:
