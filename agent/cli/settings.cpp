@@ -61,8 +61,8 @@ int number_in(const fs::path& path) {
 NetworkdSettings networkd_settings(const fs::path& root) {
     NetworkdSettings settings;
     std::error_code error;
-    // Its runtime directory; systemd removes it when the service ends.
-    settings.runs = fs::exists(root / "run/systemd/netif", error);
+    // Its own file: the directory is there without it too.
+    settings.runs = fs::exists(root / "run/systemd/netif/state", error);
     for (const fs::path& file : networkd_files(root)) read_network_section(file, settings);
     return settings;
 }

@@ -58,6 +58,8 @@ TEST_F(Files, NetworkdIsReadAsItReadsItself) {
     EXPECT_EQ(networkd_settings(root_), NetworkdSettings{});
     EXPECT_EQ(judge_networkd(networkd_settings(root_)), std::nullopt);
     fs::create_directories(root_ / "run/systemd/netif");
+    EXPECT_EQ(networkd_settings(root_), NetworkdSettings{});
+    write("run/systemd/netif/state", "");
     EXPECT_EQ(judge_networkd(networkd_settings(root_))->state, State::wrong);
     const std::string both = "[Network]\nManageForeignRoutingPolicyRules = no\nManageForeignRoutes=False\n";
     write("usr/lib/systemd/networkd.conf.d/50-novpn.conf", both);
