@@ -159,7 +159,7 @@ bool Agent::heard_of_cgroups(const SeenCgroups& seen, std::string_view cause) {
     ask_about_users(managers_in(seen));
     std::map<std::string, MatchedCgroup> before;
     for (const auto& [_, decision] : desired_->classes) before.insert(decision.matched.begin(), decision.matched.end());
-    auto now = matched_cgroups(config_now(), seen, allowed_users());
+    auto now = matched_cgroups(config_at(desired_->site), seen, allowed_users());
     std::erase_if(now, [&](const auto& found) {
         auto of_class = desired_->classes.find(found.second.class_name);
         return of_class != desired_->classes.end() && of_class->second.state == ClassState::off;
@@ -193,11 +193,19 @@ void Agent::take_in(const std::map<std::string, MatchedCgroup>& matched, const S
     taken_in_.insert(taken_in_.end(), applied.operations.begin(), applied.operations.end());
 }
 
-Config Agent::config_now() const {
-    Config config = config_;
+/// A person's switch stands above what the site says.
+Config Agent::config_at(const SiteDecision& site) const {
+    Config config = novpn::config_at(site, config_);
     for (ClassConfig& c : config.classes)
         if (auto found = switches_.find(c.name); found != switches_.end()) c.enabled = found->second.enabled;
     return config;
+}
+
+Desired Agent::decide_at_site(const Observed& observed) const {
+    const SiteDecision site = find_site(observed, config_);
+    Desired desired = decide(observed, config_at(site), memory_, setup_.cgroup_root);
+    desired.site = site;
+    return desired;
 }
 
 Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth depth) {
@@ -215,7 +223,7 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
         return pass;
     }
     observed->hints = std::exchange(hints_, {});
-    Desired desired = decide(*observed, config_now(), memory_, setup_.cgroup_root);
+    Desired desired = decide_at_site(*observed);
     gateways_.clear();
     for (const Neighbour& gateway : watched_gateways(observed->routes)) gateways_.insert(gateway.host);
     pass.wait = limit_moves(*observed, desired, since);
@@ -249,7 +257,9 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
         for (const std::string& path : marked.cgroups)
             if (observed->others.contains(path)) attached_.insert(path);
     memory_ = desired.memory;
-    bool news = !desired_ || desired_->takeovers != desired.takeovers || desired_->uplinks != desired.uplinks;
+    bool news = !desired_ || desired_->takeovers != desired.takeovers || desired_->uplinks != desired.uplinks ||
+                desired_->site != desired.site;
+    if (desired.site.known) classes_left_ = desired.classes;
     desired_ = std::move(desired);
     if (pass.operations) last_reaction_ = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since);
     if (pass.operations || news) publish(cause, applied.operations);
@@ -334,11 +344,13 @@ std::set<std::uint64_t> Agent::ids_that_leave(const ClassDecision& before, const
 }
 
 /// Of classes that were on and are not any more, and of selectors that a class has no more: members leave them without
-/// moving.
+/// moving. While the site is not known yet a class that is off may be on again in a moment: its flows wait, held by
+/// the guard, and end once it is known that they have to.
 Plan Agent::sockets_to_end(const Desired& after) {
+    if (!after.site.known) return {};
     std::set<std::uint64_t> cgroups;
     std::vector<ClassDecision> selectors; // those that are gone
-    for (const auto& [name, before] : desired_ ? desired_->classes : std::map<std::string, ClassDecision>{}) {
+    for (const auto& [name, before] : classes_left_) {
         auto now = after.classes.find(name);
         bool goes_on = now != after.classes.end() && now->second.state != ClassState::off &&
                        now->second.mark == before.mark; // with another mark its open flows are nobody's
@@ -366,6 +378,8 @@ Plan Agent::sockets_to_end(const Desired& after) {
 }
 
 void Agent::report_decision(const Desired& desired, std::string_view cause) {
+    if (desired_ ? desired_->site != desired.site : !desired.site.verdicts.empty())
+        spdlog::info("{}: site {}", cause, describe(desired.site));
     for (Family family : kFamilies) {
         const Selection& now = desired.uplinks.at(family);
         const Selection* before = desired_ ? &desired_->uplinks.at(family) : nullptr;

@@ -112,7 +112,8 @@ class Agent : public Service {
     enum class Repairs : std::uint8_t { in_budget, at_once };
     Pass reconcile(std::string_view cause, Clock::time_point since, Depth depth, Repairs repairs);
     Pass reconcile_on_call(std::string_view cause, Depth depth);
-    Config config_now() const; ///< with the switches applied
+    Config config_at(const SiteDecision& site) const; ///< with the switches applied
+    Desired decide_at_site(const Observed& observed) const;
     Scope scope(Depth depth) const;
     Expected<Observed> look(Depth depth);
     void take_in(const std::map<std::string, MatchedCgroup>& matched, const SeenCgroups& seen, std::string_view cause);
@@ -137,7 +138,8 @@ class Agent : public Service {
     Hints hints_; ///< until the next pass: they tell of one moment
     Inquiry inquiry_;
     std::map<std::string, Switch> switches_;
-    std::optional<Desired> desired_; ///< of the last pass
+    std::optional<Desired> desired_;                    ///< of the last pass
+    std::map<std::string, ClassDecision> classes_left_; ///< as they were when the site was known last
     std::set<address> gateways_;
     std::map<uid_t, std::optional<bool>> users_; ///< with a manager: whether their apps are matched, once that is known
     std::vector<std::string> taken_in_;          ///< operations ahead of the next pass, as their text

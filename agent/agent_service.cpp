@@ -45,14 +45,15 @@ std::optional<std::string> find_impassable(const StatusFacts& facts) {
 } // namespace
 
 StatusFacts Agent::facts() {
-    StatusFacts facts{.config = config_now(),
+    StatusFacts facts{.config = config_,
                       .cgroup_root = setup_.cgroup_root,
                       .repairs = repairs_,
                       .last_reaction = last_reaction_,
                       .warnings = warnings_};
     if (auto observed = look(Depth::usual)) {
         facts.observed = std::move(*observed);
-        facts.desired = decide(facts.observed, facts.config, memory_, setup_.cgroup_root);
+        facts.desired = decide_at_site(facts.observed);
+        facts.config = config_at(facts.desired->site);
         if (!diff(facts.observed, *facts.desired).empty())
             facts.warnings["pending"] =
                 "the kernel is not yet as it should be; run 'novpn plan' to see what is missing";
@@ -125,7 +126,7 @@ Expected<std::vector<std::string>> Agent::plan() {
     if (!observed) return tl::make_unexpected(observed.error());
     observed->hints = hints_;
     std::vector<std::string> text;
-    for (const Operation& operation : diff(*observed, decide(*observed, config_now(), memory_, setup_.cgroup_root)))
+    for (const Operation& operation : diff(*observed, decide_at_site(*observed)))
         text.push_back(to_string(operation, *observed));
     return text;
 }

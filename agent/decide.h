@@ -4,6 +4,7 @@
 
 #include "agent/observed.h"
 #include "agent/rule_order.h"
+#include "agent/site.h"
 #include "agent/takeover.h"
 #include "agent/uplink.h"
 #include "config/config.h"
@@ -42,6 +43,7 @@ struct ClassDecision {
 };
 
 struct Desired {
+    SiteDecision site; ///< that the config is of; decide() is given the config as it is there
     std::map<Family, Selection> uplinks; ///< of a class that asks for none in particular
     std::map<Family, std::vector<Takeover>> takeovers;
     std::map<std::string, ClassDecision> classes;

@@ -205,6 +205,20 @@ std::string summary(const Desired& desired, const Config& config) {
 json::object to_status(const StatusFacts& facts) {
     json::object status{
         {"version", NOVPN_VERSION}, {"summary", first_line(facts)}, {"health", health(facts)}, {"site", nullptr}};
+    json::array sites;
+    if (facts.desired) {
+        const SiteDecision& site = facts.desired->site;
+        if (site.name) status["site"] = *site.name;
+        for (const SiteVerdict& verdict : site.verdicts) {
+            static constexpr const char* kWords[] = {"no", "unknown", "yes"};
+            json::array failed;
+            for (const std::string& key : verdict.failed) failed.emplace_back(key);
+            sites.push_back({{"name", verdict.name},
+                             {"matches", kWords[static_cast<std::size_t>(verdict.matches)]},
+                             {"failed", std::move(failed)}});
+        }
+    }
+    status["sites"] = std::move(sites);
     json::object families;
     for (Family family : kFamilies) {
         families[to_string(family)] =

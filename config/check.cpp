@@ -1,6 +1,8 @@
 #include "config/check.h"
 
 #include "config/numbers.h"
+#include "config/sites.h"
+#include "config/text.h"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -97,6 +99,25 @@ std::optional<ConfigError> find_shared(const Config& config, const Origins& orig
     return std::nullopt;
 }
 
+std::optional<ConfigError> find_bad_site(const Config& config, const Origins& origins) {
+    for (auto site = config.sites.begin(); site != config.sites.end(); ++site) {
+        const std::string path = "sites." + site->name;
+        const Origin& origin = *origins.find(path);
+        if (site->match == SiteMatch{})
+            return error_at(origin, path + ": match has no key; what holds anywhere else needs no site");
+        for (const auto& [name, _] : site->classes)
+            if (std::ranges::find(config.classes, name, &ClassConfig::name) == config.classes.end())
+                return error_at(origin, fmt::format("{}.classes: there is no class {}", path, quote(name)));
+        for (auto earlier = config.sites.begin(); earlier != site; ++earlier)
+            if (always_matches_before(*earlier, *site))
+                return error_at(origin,
+                                fmt::format("{}: unreachable, as {} stands before it ({}) and matches wherever "
+                                            "it does; allowed: the narrower site first",
+                                            path, earlier->name, place(origins.find("sites." + earlier->name))));
+    }
+    return std::nullopt;
+}
+
 } // namespace
 
 tl::expected<Config, ConfigError> checked(Config config, const Origins& origins) {
@@ -116,6 +137,7 @@ tl::expected<Config, ConfigError> checked(Config config, const Origins& origins)
             config, origins, "destinations", &ClassConfig::destinations, [](const Prefix& prefix) { return prefix; },
             [](const Prefix& prefix) { return to_string(prefix); }))
         return tl::unexpected(std::move(*error));
+    if (auto error = find_bad_site(config, origins)) return tl::unexpected(std::move(*error));
     return config;
 }
 

@@ -3,6 +3,8 @@
 
 #include "netlink/values.h"
 
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -64,6 +66,31 @@ struct Allow {
     bool operator==(const Allow&) const = default;
 };
 
+/// Keys that are empty hold anywhere. A list holds where one of its values does.
+struct SiteMatch {
+    std::vector<Prefix> networks;     ///< an on-link prefix is one of these, or in it
+    std::vector<std::string> links;   ///< globs; up, with carrier, and no tunnel
+    std::vector<std::string> tunnels; ///< globs; up
+    bool operator==(const SiteMatch&) const = default;
+};
+
+/// What a site changes of a class.
+struct SiteClass {
+    std::optional<bool> enabled;
+    std::optional<WhenNoUplink> when_no_uplink;
+    bool operator==(const SiteClass&) const = default;
+};
+
+/// A place, how to recognise it, and what is otherwise there.
+struct SiteConfig {
+    std::string name;
+    SiteMatch match;
+    std::map<std::string, SiteClass> classes;
+    std::optional<std::vector<std::string>> prefer; ///< in place of uplinks.prefer
+    std::optional<std::vector<std::string>> ignore; ///< in place of uplinks.ignore
+    bool operator==(const SiteConfig&) const = default;
+};
+
 struct Config {
     std::vector<ClassConfig> classes{ClassConfig{}}; ///< never empty: `novpn` exists without being named
     Allow allow;
@@ -71,6 +98,7 @@ struct Config {
     LogLevel log_level = LogLevel::info;
     UplinkConfig uplinks;
     TunnelConfig tunnels;
+    std::vector<SiteConfig> sites; ///< the first that matches holds
     bool operator==(const Config&) const = default;
 };
 

@@ -1,6 +1,7 @@
 #include "config/schema.h"
 
 #include "config/parse.h"
+#include "config/sites.h"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -108,7 +109,10 @@ constexpr Key kKeys[] = {
     value("uplinks", "links", of<&Config::uplinks, &UplinkConfig::links, parse_link_globs>, kLinkGlobs),
     map("", "tunnels"),
     value("tunnels", "links", of<&Config::tunnels, &TunnelConfig::links, parse_link_globs>, kLinkGlobs),
-    not_built("", "sites", "a list of maps with the keys classes, match, name, on_enter, on_leave, uplinks"),
+    value(
+        "", "sites",
+        [](const YamlNode& node, std::string_view, Config& config) { return parse_sites(node, config.sites); },
+        kSitesAllowed),
     map("", "allow"),
     value("allow", "users", of<&Config::allow, &Allow::users, parse_accounts>, kAccounts),
     value("allow", "groups", of<&Config::allow, &Allow::groups, parse_accounts>, kAccounts),
@@ -240,6 +244,9 @@ class DocumentReader {
         }
         if (const auto problem = key.parse(entry, name, config_)) return error(path, *problem, key.allowed);
         origins_.by_path.insert_or_assign(path, origin(entry.at));
+        if (path == "sites")
+            for (const YamlNode& site : entry.children)
+                origins_.by_path.insert_or_assign("sites." + site_name(site), origin(site.at));
         return std::nullopt;
     }
 

@@ -148,6 +148,17 @@ void write_class(std::string& out, const json::object& of_class) {
 std::string to_text(const json::object& status) {
     std::string out = text_of(status, "summary") + "\n\n";
     if (const auto site = text_of(status, "site"); !site.empty()) line(out, "site", site);
+    for (const auto* other : objects_of(status, "sites")) {
+        const std::string matches = text_of(*other, "matches");
+        if (matches == "yes") continue;
+        std::string keys;
+        if (const auto* failed = other->if_contains("failed"); failed != nullptr && failed->is_array())
+            for (const auto& key : failed->get_array())
+                if (key.is_string()) keys += (keys.empty() ? "" : ", ") + printable(std::string(key.get_string()));
+        line(out, "no site",
+             fmt::format("{}: {} {}", text_of(*other, "name"), keys,
+                         matches == "unknown" ? "not known yet" : "does not match"));
+    }
     const json::object& families = object_of(status, "families");
     for (const std::string_view name : {"ipv4", "ipv6"})
         if (families.contains(name)) write_family(out, name, object_of(families, name));

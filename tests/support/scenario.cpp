@@ -190,6 +190,10 @@ void Player::play(const std::string& text, const std::vector<std::string>& block
     if (what == "takeover") return expect(text, takeover(to_family(words[1])));
     if (what == "class")
         return expect(text, fmt::format("class {} {}", words[1], to_string(now().classes.at(words[1]).state)));
+    if (what == "site") {
+        const SiteDecision& site = now().site;
+        return expect(text, "site " + (site.known ? site.name.value_or("none") : "unknown"));
+    }
     if (what == "sources") return expect(text, asked_ ? "sources asked" : "sources not asked");
     if (what == "plan") return expect_block(block, plan_);
     if (what == "rules") return expect_block(block, rules(to_family(words[1])));

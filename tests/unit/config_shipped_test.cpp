@@ -316,7 +316,10 @@ const Names kBeyondASchema{"bad_class_without_mark",
                            "bad_user_absent",
                            "bad_user_in_two",
                            "bad_user_root",
-                           "bad_cgroup_dots"};
+                           "bad_cgroup_dots",
+                           "bad_site_class",
+                           "bad_site_unreachable",
+                           "bad_site_without_match"};
 
 TEST(Schema, AcceptsAndRefusesTheExamplesAsTheAgentDoes) {
     int seen = 0;

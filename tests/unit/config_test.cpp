@@ -320,7 +320,7 @@ TEST(ParseConfig, RefusesEveryKeyThatIsNotBuiltAsSuch) {
 
 TEST(ParseConfig, TakesDotsAndStarsInKeysForLetters) {
     EXPECT_EQ(error_of("uplinks.prefer: [eth0]"),
-              "f:1:1: unknown key 'uplinks.prefer'; allowed here: allow, classes, log, marking, tunnels, uplinks");
+              "f:1:1: unknown key 'uplinks.prefer'; allowed here: allow, classes, log, marking, sites, tunnels, uplinks");
     EXPECT_EQ(error_of("classes: {'*': {}}"),
               "f:1:11: '*' cannot be the name of a class; allowed: a to z first, then up to 30 of a to z, 0 to 9, _");
 }
@@ -397,7 +397,7 @@ TEST_F(ConfigFiles, AnErrorNamesTheFileItIsIn) {
     write("novpn.yaml", "classes: {novpn: {table: 100}}\n");
     write("conf.d/10.yaml", "\nuplink: {}\n");
     EXPECT_EQ(load_error(), path("conf.d/10.yaml") + ":2:1: unknown key 'uplink'; did you mean 'uplinks'? allowed "
-                                                     "here: allow, classes, log, marking, tunnels, uplinks");
+                                                     "here: allow, classes, log, marking, sites, tunnels, uplinks");
 }
 
 TEST_F(ConfigFiles, AWrongValueIsRefusedAlsoWhereALaterFileReplacesIt) {
