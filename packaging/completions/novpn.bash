@@ -25,7 +25,7 @@ _novpn() {
     case $command in
     '')
         options+=' --version'
-        words='run add remove off on status watch explain plan doctor check reload metrics down'
+        words='run add remove off on status watch explain plan doctor apps check reload metrics down'
         ;;
     run)
         # What follows the program is the program's own.
@@ -49,7 +49,7 @@ _novpn() {
     off) options+=' --for'; words=$(_novpn_classes) ;;
     on) words=$(_novpn_classes) ;;
     status) options+=' --json --dot' ;;
-    watch | doctor) options+=' --json' ;;
+    watch | doctor | apps) options+=' --json' ;;
     explain) options+=' --json --class --pid' ;;
     plan) options+=' --json --config' ;;
     check) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;

@@ -3,7 +3,7 @@
 function __novpn_classes
     novpn status --json 2>/dev/null | string match -rga '"name":"([a-z][a-z0-9_]*)","table"'
 end
-set -l commands run add remove off on status watch explain plan doctor check reload metrics down
+set -l commands run add remove off on status watch explain plan doctor apps check reload metrics down
 function __novpn_in
     __fish_seen_subcommand_from $argv
 end
@@ -22,6 +22,7 @@ complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a watch -d 'Sa
 complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a explain -d 'Say which way packets to an address go'
 complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a plan -d 'Print what the agent would change now'
 complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a doctor -d 'Look for what is wrong, and say how to mend it'
+complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a apps -d 'Say what can be written in apps: of a class'
 complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a check -d 'Say whether a config file is right'
 complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a reload -d 'Have the agent read its config again'
 complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a metrics -d 'Print OpenMetrics text'
@@ -31,7 +32,7 @@ complete -c novpn -n '__novpn_in run add explain' -l class -xa '(__novpn_classes
 complete -c novpn -n '__novpn_in add remove' -xa '(__fish_complete_pids)'
 complete -c novpn -n '__novpn_in on off' -xa '(__novpn_classes)'
 complete -c novpn -n '__novpn_in off' -l for -x -d 'Turn it on again after this'
-complete -c novpn -n '__novpn_in status watch explain plan doctor' -l json -d 'For programs'
+complete -c novpn -n '__novpn_in status watch explain plan doctor apps' -l json -d 'For programs'
 complete -c novpn -n '__novpn_in status' -l dot -d 'As a graph for graphviz'
 complete -c novpn -n '__novpn_in explain' -l pid -xa '(__fish_complete_pids)' -d 'The process whose class is meant'
 complete -c novpn -n '__novpn_in plan' -l config -rF -d 'Plan with this file'
