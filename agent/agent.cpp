@@ -99,6 +99,7 @@ ClassDecision selectors_gone(const ClassDecision& before, const ClassDecision* n
 } // namespace
 
 std::optional<Clock::duration> Budget::take(Clock::time_point now) {
+    now = std::max(now, last_); // a call may come between a notification and the pass that it causes
     std::chrono::duration<double> elapsed = now - last_;
     tokens_ = std::min(burst_, tokens_ + elapsed.count() * per_second_);
     last_ = now;
