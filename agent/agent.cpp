@@ -117,6 +117,7 @@ Agent::Agent(Kernel& kernel, Config config, AgentSetup setup)
 Scope Agent::scope(Depth depth) const {
     Scope scope = scope_of(config_, setup_.cgroup_root, depth);
     scope.attached = attached_;
+    scope.others = scope.others || setup_.class_slices;
     return scope;
 }
 
@@ -125,6 +126,7 @@ Expected<Observed> Agent::look(Depth depth) {
     if (!observed) return observed;
     ask_about_users(managers_in(observed->others));
     observed->allowed_users = allowed_users();
+    observed->class_slices = setup_.class_slices;
     return observed;
 }
 
@@ -156,11 +158,11 @@ void Agent::forget_refused_users() {
 }
 
 bool Agent::heard_of_cgroups(const SeenCgroups& seen, std::string_view cause) {
-    if (released_ || !desired_ || !selects_cgroups(config_)) return false;
+    if (released_ || !desired_ || (!setup_.class_slices && !selects_cgroups(config_))) return false;
     ask_about_users(managers_in(seen));
     std::map<std::string, MatchedCgroup> before;
     for (const auto& [_, decision] : desired_->classes) before.insert(decision.matched.begin(), decision.matched.end());
-    auto now = matched_cgroups(config_at(desired_->site), seen, allowed_users());
+    auto now = matched_cgroups(config_at(desired_->site), seen, allowed_users(), setup_.class_slices);
     std::erase_if(now, [&](const auto& found) {
         auto of_class = desired_->classes.find(found.second.class_name);
         return of_class != desired_->classes.end() && of_class->second.state == ClassState::off;

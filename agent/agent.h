@@ -32,10 +32,13 @@ struct Pass {
 struct AgentSetup {
     std::string cgroup_root;                                 ///< "novpn-4026531840"
     std::function<tl::expected<Config, ConfigError>()> load; ///< for reload
-    std::function<void(const Config&)> on_config;            ///< a config is in force: at the start, after a reload
-    std::function<void(Clock::time_point)> wake_at;          ///< asks for a pass then
-    std::function<void()> ask_sources;                       ///< asks for hints; returns at once, heard() comes later
-    std::function<void()> on_stop;                           ///< ends the loop
+    /// Systemd's slices named for classes count: of the machine's one agent. One beside it would mark the same
+    /// programs.
+    bool class_slices = false;
+    std::function<void(const Config&)> on_config;   ///< a config is in force: at the start, after a reload
+    std::function<void(Clock::time_point)> wake_at; ///< asks for a pass then
+    std::function<void()> ask_sources;              ///< asks for hints; returns at once, heard() comes later
+    std::function<void()> on_stop;                  ///< ends the loop
     /// Whether the apps of a user are to be matched: nothing where that takes time, and heard_of_user() comes later.
     std::function<std::optional<bool>(uid_t, const Allow&)> is_allowed;
 };
@@ -69,7 +72,7 @@ class Agent : public Service {
     /// The sources' answer: the next pass judges it.
     void heard(Hints hints);
     /// What is_allowed could not say at once. True: it matters, and a pass is due.
-    bool heard_of_user(uid_t uid, bool allowed);
+    bool heard_of_user(uid_t uid, bool allowed) override;
     /// Asks again of users whose apps are not matched.
     void forget_refused_users();
     /// Cgroups of others have come or gone. True: a member is among them, and a pass is due. Those that came are in
@@ -119,8 +122,18 @@ class Agent : public Service {
     void take_in(const std::map<std::string, MatchedCgroup>& matched, const SeenCgroups& seen, std::string_view cause);
     void ask_about_users(const std::set<uid_t>& managers);
     std::set<uid_t> allowed_users() const;
-    /// The nearest cgroup that is in a class, of those that the process is in.
-    std::optional<MatchedCgroup> membership_of(pid_t pid);
+    /// By which cgroup a process is in a class.
+    struct Membership {
+        std::string class_name;
+        std::string selector;
+        std::string cgroup;
+    };
+    /// By the nearest of the cgroups that the process is in.
+    std::optional<Membership> membership_of(pid_t pid);
+    /// The class's slice that the process is in, whether or not it is steered yet.
+    std::optional<std::string> class_slice_of(const std::string& class_name, pid_t pid);
+    /// This very cgroup, and not a former one of its name, is in the class.
+    bool is_taken_in(const std::string& class_name, const std::string& cgroup);
     std::set<std::uint64_t> ids_that_leave(const ClassDecision& before, const Desired& after);
     void ask_sources(const Observed& observed, const Desired& desired, Clock::time_point now);
     Plan sockets_to_end(const Desired& after);

@@ -147,14 +147,19 @@ bool Agent::is_steered(const std::string& name) const {
 Expected<Placed> Agent::place(const std::string& class_name, pid_t pid) {
     const ClassConfig* c = find_class(class_name);
     if (!c) return system_error(ENOENT, "placing in class " + class_name);
-    // CMD starts after this: what steers its cgroup is looked at now, not remembered.
-    Pass pass = reconcile_on_call("place", Depth::usual);
+    const auto slice = class_slice_of(class_name, pid);
+    // CMD starts after this: what steers its cgroup is looked at now, not remembered. The news of a slice that systemd
+    // has just made may still be waiting to be read, so then the tree is.
+    const bool is_news = slice && !is_taken_in(class_name, *slice);
+    Pass pass = reconcile_on_call("place", is_news ? Depth::everything : Depth::usual);
     if (pass.failure) return tl::make_unexpected(*pass.failure);
     if (pass.wait)
         return system_error(EAGAIN, "placing in class " + class_name,
                             "another program keeps removing what steers it; see 'novpn status'");
-    std::string cgroup = cgroup_of(*c, setup_.cgroup_root);
-    if (auto moved = kernel_.place(cgroup, pid); !moved) return tl::make_unexpected(moved.error());
+    const bool stays = slice && is_taken_in(class_name, *slice);
+    std::string cgroup = stays ? *slice : cgroup_of(*c, setup_.cgroup_root);
+    if (!stays)
+        if (auto moved = kernel_.place(cgroup, pid); !moved) return tl::make_unexpected(moved.error());
     auto sockets = kernel_.sockets();
     if (!sockets) {
         warn(to_string(sockets.error()));
@@ -163,14 +168,32 @@ Expected<Placed> Agent::place(const std::string& class_name, pid_t pid) {
     return Placed{.old_sockets = held_by(pid, *sockets, kernel_.cgroup_ids(cgroup), false).size()};
 }
 
-std::optional<MatchedCgroup> Agent::membership_of(pid_t pid) {
+std::optional<std::string> Agent::class_slice_of(const std::string& class_name, pid_t pid) {
+    if (!setup_.class_slices) return std::nullopt;
+    const auto cgroup = kernel_.cgroup_of(pid);
+    return cgroup ? class_slice_above(*cgroup, class_name) : std::nullopt;
+}
+
+bool Agent::is_taken_in(const std::string& class_name, const std::string& cgroup) {
+    if (!desired_) return false;
+    const auto of_class = desired_->classes.find(class_name);
+    if (of_class == desired_->classes.end()) return false;
+    const auto found = of_class->second.matched.find(cgroup);
+    return found != of_class->second.matched.end() && kernel_.cgroup_ids(cgroup).contains(found->second.id);
+}
+
+std::optional<Agent::Membership> Agent::membership_of(pid_t pid) {
     auto cgroup = kernel_.cgroup_of(pid);
     if (!cgroup) return std::nullopt;
     for (std::string path = *cgroup; !path.empty();) {
         for (const ClassConfig& c : config_.classes)
-            if (path == cgroup_of(c, setup_.cgroup_root)) return MatchedCgroup{c.name, kByRun, 0};
+            if (path == cgroup_of(c, setup_.cgroup_root)) return Membership{c.name, kByRun, path};
         for (const auto& [_, decision] : desired_ ? desired_->classes : std::map<std::string, ClassDecision>{})
-            if (auto found = decision.matched.find(path); found != decision.matched.end()) return found->second;
+            if (auto found = decision.matched.find(path); found != decision.matched.end()) {
+                const auto& [name, selector, _id] = found->second;
+                const bool is_own = path.ends_with("/" + class_slice(name)) && is_run_scope(*cgroup, path);
+                return Membership{name, is_own ? kByRun : selector, path};
+            }
         const auto slash = path.rfind('/');
         path.resize(slash == std::string::npos ? 0 : slash);
     }
@@ -192,14 +215,16 @@ Expected<Released> Agent::release(pid_t pid) {
     auto membership = membership_of(pid);
     if (!membership) return system_error(EINVAL, doing);
     if (membership->selector != kByRun)
-        return system_error(EINVAL, doing,
-                            fmt::format("is in class {} by '{}' of the config, and stays where it is",
-                                        membership->class_name, membership->selector));
+        return system_error(
+            EINVAL, doing,
+            fmt::format(
+                "is in class {} by '{}' of {}, and stays where it is", membership->class_name, membership->selector,
+                membership->selector == "slice " + class_slice(membership->class_name) ? "its unit" : "the config"));
     const std::string* name = &membership->class_name;
     const ClassConfig* c = find_class(*name);
     auto sockets = kernel_.sockets();
     if (!sockets) return tl::make_unexpected(sockets.error());
-    auto inside = kernel_.cgroup_ids(cgroup_of(*c, setup_.cgroup_root));
+    auto inside = kernel_.cgroup_ids(membership->cgroup);
     // Where it came from is not known any more; the root of the tree takes every process.
     if (auto moved = kernel_.place("", pid); !moved) return tl::make_unexpected(moved.error());
     Released released{.class_name = *name};

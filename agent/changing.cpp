@@ -105,6 +105,8 @@ awaitable<void> place(Exchange& exchange) {
     const bool allowed = co_await allowed_only(exchange);
     if (!allowed) co_return;
     co_await exchange.serving.turns.take(exchange.peer.caller.uid);
+    // So that the slice in the caller's own systemd counts now. The pass that is due is the one of place().
+    (void)exchange.service.heard_of_user(exchange.peer.caller.uid, true);
     Answer answer = place_now(exchange, exchange.text("class"), *pid);
     co_await answer_with(exchange, std::move(answer));
 }

@@ -298,9 +298,10 @@ bool selects_cgroups(const Config& config) {
 }
 
 std::map<std::string, MatchedCgroup> matched_cgroups(const Config& config, const SeenCgroups& seen,
-                                                     const std::set<uid_t>& allowed_users) {
+                                                     const std::set<uid_t>& allowed_users, bool class_slices) {
     std::vector<CgroupSelectors> selectors;
-    for (const ClassConfig& c : config.classes) selectors.push_back({c.name, c.apps, c.units, c.slices, c.cgroups});
+    for (const ClassConfig& c : config.classes)
+        selectors.push_back({c.name, c.apps, c.units, c.slices, c.cgroups, class_slices});
     return matched_cgroups(selectors, seen, allowed_users);
 }
 
@@ -335,8 +336,10 @@ Desired decide(const Observed& observed, const Config& asked, const Memory& memo
         desired.takeovers[family] = std::move(takeovers);
         desired.rule_order[family] = order_rules(family, observed.rules, config.classes);
     }
-    const auto matched = matched_cgroups(config, observed.others, observed.allowed_users);
+    const auto matched = matched_cgroups(config, observed.others, observed.allowed_users, observed.class_slices);
     for (const ClassConfig& c : config.classes) add_class(desired, c, observed, config, memory, cgroup_root, matched);
+    if (observed.class_slices)
+        desired.nft.levels.insert(std::begin(kLevelsOfClassSlices), std::end(kLevelsOfClassSlices));
     if (selects_cgroups(config))
         for (unsigned level = 1; level <= kLevelsInAdvance; ++level) desired.nft.levels.insert(level);
     return desired;

@@ -20,6 +20,8 @@ inline constexpr std::uint32_t kBackstopMetric = 4294967295;
 /// user-1000.slice, user@1000.service, app.slice), or further down where slices are nested. One beyond costs a new
 /// structure, once.
 inline constexpr unsigned kLevelsInAdvance = 8;
+/// Where classes' own slices are: novpn.slice/novpn-CLASS.slice of the system's manager, and of a user's.
+inline constexpr unsigned kLevelsOfClassSlices[] = {2, 5};
 /// Routes copied from main into a class's table, at most.
 inline constexpr std::size_t kMaxCopiedRoutes = 4096;
 
@@ -43,7 +45,7 @@ struct ClassDecision {
 };
 
 struct Desired {
-    SiteDecision site; ///< that the config is of; decide() is given the config as it is there
+    SiteDecision site;                   ///< that the config is of; decide() is given the config as it is there
     std::map<Family, Selection> uplinks; ///< of a class that asks for none in particular
     std::map<Family, std::vector<Takeover>> takeovers;
     std::map<std::string, ClassDecision> classes;
@@ -74,9 +76,10 @@ std::vector<Prefix> outermost_destinations(const ClassConfig& c);
 
 /// Whether a class selects cgroups that are not ours.
 bool selects_cgroups(const Config& config);
-/// Cgroups of others that the config puts in a class, whether or not that one is on; by path.
+/// Cgroups of others that are in a class, by the config or, with `class_slices`, by being its slice, whether or not
+/// that class is on; by path.
 std::map<std::string, MatchedCgroup> matched_cgroups(const Config& config, const SeenCgroups& seen,
-                                                     const std::set<uid_t>& allowed_users);
+                                                     const std::set<uid_t>& allowed_users, bool class_slices);
 
 /// Whether a socket is one of the class's users, or connected to one of its destinations.
 bool selects(const ClassDecision& decision, const OpenSocket& socket);

@@ -138,6 +138,7 @@ Expected<void> run(const Options& options) {
     Agent agent(*kernel, *config,
                 {.cgroup_root = *cgroup_root,
                  .load = load,
+                 .class_slices = default_dir,
                  .on_config = on_config,
                  .wake_at = [&](Clock::time_point when) { watch->wake_at(when); },
                  .ask_sources = [&] { sources_hang = report_hang(sources->ask(), sources_hang); },

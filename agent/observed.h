@@ -32,6 +32,7 @@ struct Observed {
     SeenCgroups others;            ///< cgroups that are not ours, as far as selectors may match them
     std::string others_problem;    ///< why some of those are not known; empty: all are
     std::set<uid_t> allowed_users; ///< of those with a manager, whose apps count
+    bool class_slices = false;     ///< the classes' own slices count
 };
 
 /// What to look at.

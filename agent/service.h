@@ -56,7 +56,10 @@ class Service {
     /// False for a class that is off: nothing would be steered.
     virtual bool is_steered(const std::string& name) const = 0;
     virtual Allow allow() const = 0;
-    /// Moves the process; who may and which process it is has been checked. no_such_process: it is gone.
+    /// That a user is in `allow`, or is not, has been found out. True: a pass is due for it.
+    virtual bool heard_of_user(uid_t uid, bool allowed) = 0;
+    /// Moves the process, unless it is in the class's slice of its systemd already; looks at what steers it, and mends
+    /// it, in any case. Who may and which process it is has been checked. no_such_process: it is gone.
     virtual Expected<Placed> place(const std::string& class_name, pid_t pid) = 0;
     /// Moves the process back to where ordinary ones are. no_such_process: it is gone. invalid_argument: it is in no
     /// class, or in one by a selector, as `detail` says: nothing is moved out of where it belongs.

@@ -40,13 +40,15 @@ Expected<Standalone> open_kernel() {
 
 } // namespace
 
-Expected<std::vector<std::string>> plan_without_agent(const std::string& config_file) {
+Expected<std::vector<std::string>> plan_without_agent(const std::string& config_file, const std::string& runtime_dir) {
     auto config = load_config_or_default(config_file);
     if (!config) return tl::make_unexpected(Error{.doing = to_string(config.error())});
     auto standalone = open_kernel();
     if (!standalone) return tl::make_unexpected(standalone.error());
     Agent agent(standalone->kernel, std::move(*config),
-                {.cgroup_root = standalone->cgroup_root, .is_allowed = is_allowed_now});
+                {.cgroup_root = standalone->cgroup_root,
+                 .class_slices = runtime_dir == kDefaultRuntimeDir,
+                 .is_allowed = is_allowed_now});
     agent.heard(gather({}, std::chrono::system_clock::now(), kSourcesMaxWait));
     return agent.plan();
 }

@@ -12,7 +12,7 @@ namespace novpn {
 
 /// What an agent with this config would change now, one ip or nft command each. Changes nothing.
 /// An empty name: the file where novpnd looks by default, and its defaults where there is none.
-Expected<std::vector<std::string>> plan_without_agent(const std::string& config_file);
+Expected<std::vector<std::string>> plan_without_agent(const std::string& config_file, const std::string& runtime_dir);
 
 /// Service::explain() of an agent with the config that novpnd finds by default.
 Expected<boost::json::object> explain_without_agent(const boost::asio::ip::address& destination,

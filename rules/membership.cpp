@@ -217,6 +217,12 @@ std::optional<std::string> selector_of_system(const CgroupSelectors& by, const s
     return std::nullopt;
 }
 
+std::optional<std::string> selector_of_own_slice(const CgroupSelectors& by, const Place& place) {
+    const std::string own = class_slice(by.class_name);
+    if (!by.own_slice || place.unit != own || !is_slice_in(place.unit, place.parent)) return std::nullopt;
+    return "slice " + own;
+}
+
 std::optional<std::string> selector_of_app(const CgroupSelectors& by, const std::vector<std::string>& ids) {
     for (const std::string& app : by.apps)
         for (const std::string& id : ids)
@@ -237,6 +243,7 @@ std::optional<MatchedCgroup> match(const std::vector<CgroupSelectors>& classes, 
     const auto ids = place->manager ? application_ids(std::string(place->unit)) : std::vector<std::string>();
     for (const CgroupSelectors& by : classes) {
         auto selector = place->manager ? selector_of_app(by, ids) : selector_of_system(by, path, *place);
+        if (!selector) selector = selector_of_own_slice(by, *place);
         if (selector) return MatchedCgroup{by.class_name, std::move(*selector), seen.at(path).id};
     }
     return std::nullopt;
@@ -258,6 +265,29 @@ std::map<std::string, MatchedCgroup> matched_cgroups(const std::vector<CgroupSel
     for (const auto& [path, _] : seen)
         if (auto found = match(classes, path, seen, allowed)) matched.emplace(path, std::move(*found));
     return matched;
+}
+
+std::string class_slice(const std::string& class_name) { return "novpn-" + class_name + ".slice"; }
+
+std::optional<std::string> class_slice_above(const std::string& path, const std::string& class_name) {
+    const std::string inside = "/" + class_slice(class_name) + "/";
+    const auto at = path.find(inside);
+    if (at == std::string::npos) return std::nullopt;
+    return path.substr(0, at + inside.size() - 1);
+}
+
+bool is_run_scope(const std::string& path, const std::string& slice) {
+    if (!path.starts_with(slice + "/")) return false;
+    std::string_view unit = std::string_view(path).substr(slice.size() + 1);
+    unit = unit.substr(0, unit.find('/'));
+    return between(unit, kRunScopePrefix, ".scope").has_value();
+}
+
+bool is_class_name(const std::string& name) {
+    constexpr std::size_t kLongest = 31;
+    const auto is_letter = [](char c) { return c >= 'a' && c <= 'z'; };
+    return !name.empty() && name.size() <= kLongest && is_letter(name.front()) &&
+           std::ranges::all_of(name, [&](char c) { return is_letter(c) || (c >= '0' && c <= '9') || c == '_'; });
 }
 
 bool may_hold_matches(const std::string& path) {

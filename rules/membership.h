@@ -29,6 +29,7 @@ struct CgroupSelectors {
     std::vector<std::string> units;   ///< names of services and scopes of the system manager
     std::vector<std::string> slices;  ///< names of slices of the system manager
     std::vector<std::string> cgroups; ///< paths
+    bool own_slice = false;           ///< the class's own, of the system manager and of users' managers
     bool operator==(const CgroupSelectors&) const = default;
 };
 
@@ -43,6 +44,17 @@ struct MatchedCgroup {
 /// Those of `seen` that a class selects; where two do, the first of them. `allowed`: whose apps count, besides root's.
 std::map<std::string, MatchedCgroup> matched_cgroups(const std::vector<CgroupSelectors>& classes,
                                                      const SeenCgroups& seen, const std::set<uid_t>& allowed);
+
+/// novpn-CLASS.slice: what `novpn run` starts is in a scope below it, and a service may name it as its Slice=.
+std::string class_slice(const std::string& class_name);
+/// The path of the class's slice that this path is in; whether it counts is matched_cgroups()' to say.
+std::optional<std::string> class_slice_above(const std::string& path, const std::string& class_name);
+/// Of the names of scopes that `novpn run` and `novpn add` ask systemd for.
+inline constexpr const char* kRunScopePrefix = "novpn-";
+/// Whether it is in such a scope, directly below `slice`.
+bool is_run_scope(const std::string& path, const std::string& slice);
+/// As in the config: no other can be part of a slice's name.
+bool is_class_name(const std::string& name);
 
 /// Whether something directly below may be matched: the tree's root (""), slices, and users' managers. Everything below
 /// another unit was named by whom the unit was delegated to.

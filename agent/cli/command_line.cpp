@@ -116,7 +116,8 @@ class Words {
 
     void add_run() {
         CLI::App* word = add("run", "Run a program outside the VPN", run_);
-        word->footer("novpn run [--class C] [--] CMD [ARG...]\nAll that follows CMD is its own.");
+        word->add_flag("--anyway", run_.anyway, "Run it also where no agent does: the ordinary way, until one runs");
+        word->footer("novpn run [--class C] [--anyway] [--] CMD [ARG...]\nAll that follows CMD is its own.");
         class_option(word, run_.class_name);
     }
     void add_membership() {

@@ -14,6 +14,7 @@ namespace novpn::cli {
 struct Run {
     std::string class_name = "novpn";
     std::vector<std::string> command; ///< never empty
+    bool anyway = false;              ///< also where no agent runs
     bool operator==(const Run&) const = default;
 };
 

@@ -9,7 +9,9 @@
 #include "agent/cli/explanation.h"
 #include "agent/cli/fields.h"
 #include "agent/cli/name.h"
+#include "agent/cli/scope.h"
 #include "agent/cli/status.h"
+#include "agent/setup.h"
 #include "agent/standalone.h"
 #include "config/load.h"
 #include "config/text.h"
@@ -24,6 +26,7 @@
 #include <fmt/format.h>
 #include <fstream>
 #include <map>
+#include <random>
 #include <unistd.h>
 
 namespace novpn::cli {
@@ -73,6 +76,39 @@ std::string described(pid_t pid) {
     std::string name;
     if (!std::getline(file, name) || name.empty()) return fmt::format("PID {}", pid);
     return fmt::format("PID {} ({})", pid, printable(name));
+}
+
+/// Several agents may run, each with a runtime directory of its own; systemd is the machine's, as is the agent of the
+/// default one.
+bool has_class_slices(const std::string& runtime_dir) { return runtime_dir == kDefaultRuntimeDir; }
+
+/// False: no systemd answers, or it refuses, and the process is where it was.
+bool enter_class_slice(const std::string& runtime_dir, const std::string& class_name, pid_t pid,
+                       const std::string& description) {
+    if (!has_class_slices(runtime_dir) || !is_class_name(class_name)) return false;
+    std::random_device random;
+    const std::uint64_t number = (std::uint64_t{random()} << 32) | random();
+    return enter_scope(scope_for(class_name, pid, number, description)).has_value();
+}
+
+/// By the agent first, which says who may not and what is no class, before systemd is asked for anything; then by
+/// systemd, as a unit with limits and a name of its own; then the agent again, which confirms that this is steered too,
+/// or takes the process back.
+Expected<json::object> join(const std::string& runtime_dir, const std::string& class_name, pid_t pid,
+                            const std::string& who, const std::string& description) {
+    auto placed = place(runtime_dir, class_name, pid, who);
+    if (!placed || !enter_class_slice(runtime_dir, class_name, pid, description)) return placed;
+    if (auto confirmed = place(runtime_dir, class_name, pid, who); !confirmed) return confirmed;
+    return placed; // counts the sockets that were open before all this
+}
+
+/// The words, as they would be in the list of systemd's units.
+std::string described(const std::vector<std::string>& command) {
+    constexpr std::size_t kLongest = 200;
+    std::string text = "novpn run";
+    for (const std::string& word : command) text += " " + printable(word);
+    if (text.size() > kLongest) text.resize(kLongest);
+    return text;
 }
 
 std::string time_of_day() {
@@ -163,12 +199,12 @@ std::vector<Finding> examine(const std::string& runtime_dir, const json::object&
 
 Expected<std::vector<std::string>> planned_commands(const std::string& runtime_dir, const Plan& how) {
     // The running agent has a config of its own, and cannot speak for another.
-    if (!how.config_file.empty()) return plan_without_agent(how.config_file);
+    if (!how.config_file.empty()) return plan_without_agent(how.config_file, runtime_dir);
     const std::string doing = "asking the agent for its plan";
     const auto answer = ask(runtime_dir, "Plan", {}, doing);
     if (!answer) {
         if (agent_runs(answer.error())) return tl::make_unexpected(answer.error());
-        return plan_without_agent({});
+        return plan_without_agent({}, runtime_dir);
     }
     std::vector<std::string> commands;
     const json::value* list = answer->if_contains("commands");
@@ -187,8 +223,15 @@ Expected<std::vector<std::string>> planned_commands(const std::string& runtime_d
 } // namespace
 
 int run(const std::string& runtime_dir, const Run& what) {
-    const auto placed = place(runtime_dir, what.class_name, ::getpid(), "this process");
-    if (!placed) return fail(placed.error(), kRunFailed);
+    const std::string description = described(what.command);
+    const auto joined = join(runtime_dir, what.class_name, ::getpid(), "this process", description);
+    if (!joined) {
+        const bool goes_on = what.anyway && !agent_runs(joined.error());
+        fail(joined.error(), kRunFailed);
+        if (!goes_on) return kRunFailed;
+        // An agent that starts later finds it there.
+        enter_class_slice(runtime_dir, what.class_name, ::getpid(), description);
+    }
     if (::setenv("NOVPN_CLASS", what.class_name.c_str(), 1) != 0)
         return fail(system_error(errno, "setting NOVPN_CLASS").value(), kRunFailed);
 
@@ -206,7 +249,7 @@ int run(const std::string& runtime_dir, const Run& what) {
 int add(const std::string& runtime_dir, const Add& what) {
     // Named before, as it may end any moment.
     const std::string process = described(what.pid);
-    const auto answer = place(runtime_dir, what.class_name, what.pid, process);
+    const auto answer = join(runtime_dir, what.class_name, what.pid, process, "novpn add " + std::to_string(what.pid));
     if (!answer) return fail(answer.error());
     const auto old = number_of(*answer, "old_sockets").value_or(0);
     std::string text = fmt::format("{} is in class {}", process, what.class_name);
@@ -299,7 +342,7 @@ int doctor(const std::string& runtime_dir, const Doctor& how) {
         findings.push_back({Finding::State::wrong, "agent", runs ? to_string(status.error()) : "no agent runs",
                             runs ? "" : "sudo systemctl start novpnd, or sudo novpnd"});
         // What would keep one from starting.
-        if (const auto planned = plan_without_agent({});
+        if (const auto planned = plan_without_agent({}, runtime_dir);
             !planned && planned.error().code != std::errc::operation_not_permitted)
             findings.push_back({Finding::State::wrong, "agent", to_string(planned.error()), ""});
     }

@@ -42,7 +42,7 @@ _novpn() {
             return
         fi
         [[ $current = -* ]] || mapfile -t COMPREPLY < <(compgen -c -- "$current")
-        options+=' --class'
+        options+=' --class --anyway'
         ;;
     add) options+=' --class'; words=$(cd /proc && echo [0-9]*) ;;
     remove) words=$(cd /proc && echo [0-9]*) ;;

@@ -28,6 +28,7 @@ complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a reload -d 'H
 complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a metrics -d 'Print OpenMetrics text'
 complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a down -d 'Have the agent release everything and end'
 complete -c novpn -n '__novpn_in run' -xa '(__fish_complete_subcommand --fcs-skip=2)'
+complete -c novpn -n '__novpn_in run' -l anyway -d 'Also where no agent runs'
 complete -c novpn -n '__novpn_in run add explain' -l class -xa '(__novpn_classes)' -d 'The class'
 complete -c novpn -n '__novpn_in add remove' -xa '(__fish_complete_pids)'
 complete -c novpn -n '__novpn_in on off' -xa '(__novpn_classes)'

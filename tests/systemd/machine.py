@@ -3,6 +3,7 @@
 What is written there is gone at the end. Services that this machine has enabled are not started in there. cgroup v2 alone
 is at /sys/fs/cgroup, and bpffs is mounted as on a real machine, which systemd leaves out in a container.
 """
+import json
 import os
 import pathlib
 import shlex
@@ -10,10 +11,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import unittest
 
 SUPPORT = pathlib.Path(__file__).resolve().parent.parent / "support"
 sys.path.insert(0, str(SUPPORT))
 import lab as the_lab  # noqa: E402
+
+SOURCE = SUPPORT.parent.parent
+BUILD = pathlib.Path(os.environ.get("NOVPN_BIN_DIR", SOURCE / "build/dev/agent")).resolve().parent
+# A sanitizer's program maps its shadow memory and, at its end, traces itself.
+SANITIZED = "[Service]\nEnvironment=ASAN_OPTIONS=detect_leaks=0\n"
 
 BPFFS_UNIT = """
 [Unit]
@@ -130,3 +138,42 @@ class Machine:
 
     def journal(self):
         return self.run("journalctl", "--no-pager", "-n", "60", "-u", "novpnd", check=False).stdout if self.init else ""
+
+
+class MachineTest(unittest.TestCase):
+    """The package built, and installed on a machine that runs."""
+
+    maxDiff = None
+
+    @classmethod
+    def setUpClass(cls):
+        out = cls.enterClassContext(tempfile.TemporaryDirectory(prefix="novpn-deb-"))
+        built = subprocess.run([SOURCE / "packaging/build-deb", "--of", BUILD, out], text=True, capture_output=True)
+        if built.returncode != 0:
+            raise AssertionError(built.stdout[-3000:] + built.stderr[-3000:])
+        cls.package = pathlib.Path(built.stdout.splitlines()[-1])
+        cls.lab = cls.enterClassContext(the_lab.Lab())
+        cls.before = cls.lab.snapshot()
+        cls.machine = Machine(cls.lab, cls.package)
+        cls.addClassCleanup(cls.machine.remove)
+        cls.machine.boot()
+        cls.machine.run("sh", "-ec", f"mkdir -p /etc/systemd/system/novpnd.service.d; printf '{SANITIZED}' > /etc/systemd/system/novpnd.service.d/test.conf")
+        cls.machine.run("dpkg", "-i", f"/root/{cls.package.name}")
+
+    def status(self):
+        return json.loads(self.machine.run("novpn", "status", "--json").stdout)
+
+    def uplink(self):
+        uplink = self.status()["families"]["ipv4"]["uplink"]
+        return uplink and uplink["link"]
+
+    def wait_for_uplink(self):
+        the_lab.wait_until(lambda: self.machine.run("novpn", "status", check=False).returncode == 0 and self.uplink() == "wlan0",
+                           20, "an agent with an uplink", self.machine.journal)
+
+    def pid(self):
+        return int(self.machine.show("MainPID"))
+
+    def output(self, *command, user=None):
+        result = subprocess.run(self.machine.service(*command, user=user), text=True, capture_output=True, timeout=30)
+        return result.stdout + result.stderr

@@ -3,7 +3,6 @@ kernel, at boot too.
 
 In the order of their names: each test leaves the package installed and the agent running, but for the last.
 """
-import json
 import os
 import pathlib
 import re
@@ -15,44 +14,10 @@ import unittest
 import machine
 from machine import the_lab
 
-SOURCE = machine.SUPPORT.parent.parent
-BUILD = pathlib.Path(os.environ.get("NOVPN_BIN_DIR", SOURCE / "build/dev/agent")).resolve().parent
-# A sanitizer's program maps its shadow memory and, at its end, traces itself.
-SANITIZED = "[Service]\nEnvironment=ASAN_OPTIONS=detect_leaks=0\n"
+SOURCE = machine.SOURCE
 
 
-class Package(unittest.TestCase):
-    maxDiff = None
-
-    @classmethod
-    def setUpClass(cls):
-        out = cls.enterClassContext(tempfile.TemporaryDirectory(prefix="novpn-deb-"))
-        built = subprocess.run([SOURCE / "packaging/build-deb", "--of", BUILD, out], text=True, capture_output=True)
-        if built.returncode != 0:
-            raise AssertionError(built.stdout[-3000:] + built.stderr[-3000:])
-        cls.package = pathlib.Path(built.stdout.splitlines()[-1])
-        cls.lab = cls.enterClassContext(the_lab.Lab())
-        cls.before = cls.lab.snapshot()
-        cls.machine = machine.Machine(cls.lab, cls.package)
-        cls.addClassCleanup(cls.machine.remove)
-        cls.machine.boot()
-        cls.machine.run("sh", "-ec", f"mkdir -p /etc/systemd/system/novpnd.service.d; printf '{SANITIZED}' > /etc/systemd/system/novpnd.service.d/test.conf")
-        cls.machine.run("dpkg", "-i", f"/root/{cls.package.name}")
-
-    def status(self):
-        return json.loads(self.machine.run("novpn", "status", "--json").stdout)
-
-    def uplink(self):
-        uplink = self.status()["families"]["ipv4"]["uplink"]
-        return uplink and uplink["link"]
-
-    def wait_for_uplink(self):
-        the_lab.wait_until(lambda: self.machine.run("novpn", "status", check=False).returncode == 0 and self.uplink() == "wlan0",
-                           20, "an agent with an uplink", self.machine.journal)
-
-    def pid(self):
-        return int(self.machine.show("MainPID"))
-
+class Package(machine.MachineTest):
     def wait_for_another(self, pid):
         the_lab.wait_until(lambda: self.pid() not in (0, pid) and self.machine.show("ActiveState") == "active", 20,
                            "another agent", self.machine.journal)
@@ -105,10 +70,6 @@ class Package(unittest.TestCase):
             member = self.output("novpn", "run", *probe, the_lab.MEMBER_ECHO[4], user=user)
             self.assertEqual(member, the_lab.SITES["a"].seen4 + "\n", user)
             self.assertEqual(self.output(*probe, the_lab.ECHO[4], user=user), the_lab.VPN_SEEN[4] + "\n", user)
-
-    def output(self, *command, user=None):
-        result = subprocess.run(self.machine.service(*command, user=user), text=True, capture_output=True, timeout=30)
-        return result.stdout + result.stderr
 
     def test_04_a_process_of_a_user_is_looked_into(self):
         """Which of its sockets are old is in /proc/PID/fd, which is the user's own."""

@@ -436,6 +436,81 @@ TEST_F(AgentTest, PlaceAndReleaseMoveTheProcess) {
     EXPECT_EQ(again.error().code, std::errc::invalid_argument);
 }
 
+class AgentClassSlices : public AgentTest {
+  protected:
+    const std::string slice_ = "novpn.slice/novpn-novpn.slice";
+    const std::string scope_ = slice_ + "/novpn-7-1.scope";
+    Agent agent_{kernel, Config{}, {.cgroup_root = "novpn-1", .class_slices = true}};
+
+    void start_with_a_process_in(const std::string& unit) {
+        ASSERT_TRUE(agent_.start());
+        kernel.add_other("novpn.slice", 0);
+        kernel.add_other(slice_, 0);
+        kernel.add_other(unit, 0);
+        ASSERT_TRUE(kernel.place(unit, 7));
+    }
+};
+
+TEST_F(AgentClassSlices, PlaceLeavesAProcessInTheClasssSliceAndTakesThatIn) {
+    start_with_a_process_in(scope_);
+    EXPECT_FALSE(agent_.class_of(7)) << "nobody has looked yet";
+    ASSERT_TRUE(agent_.place("novpn", 7));
+    EXPECT_EQ(kernel.cgroup_of(7), scope_);
+    EXPECT_EQ(agent_.class_of(7), "novpn");
+    EXPECT_EQ(agent_.selector_of(7), "run");
+    const auto members = kernel.observe({})->nft.members;
+    const MemberElement slice{"novpn", 2, *kernel.cgroup_ids(slice_).begin()};
+    EXPECT_TRUE(members.contains(slice));
+    // Another one of the same name is not the one that was taken in.
+    kernel.remove_other("novpn.slice");
+    kernel.add_other("novpn.slice", 0);
+    kernel.add_other(slice_, 0);
+    kernel.add_other(scope_, 0);
+    ASSERT_TRUE(kernel.place(scope_, 8));
+    ASSERT_TRUE(agent_.place("novpn", 8));
+    EXPECT_EQ(kernel.cgroup_of(8), scope_);
+    EXPECT_NE(kernel.observe({})->nft.members, members);
+}
+
+TEST_F(AgentClassSlices, PlaceMovesWhatIsInASliceThatDoesNotCount) {
+    ASSERT_TRUE(agent_.start());
+    const std::string scope = "user.slice/user-1000.slice/user@1000.service/" + scope_;
+    for (auto end = scope.find('/'); end != std::string::npos; end = scope.find('/', end + 1))
+        kernel.add_other(scope.substr(0, end), end > 26 ? 1000 : 0);
+    kernel.add_other(scope, 1000);
+    ASSERT_TRUE(kernel.place(scope, 7));
+    ASSERT_TRUE(agent_.place("novpn", 7)) << "root asks, of a user who is not in allow";
+    EXPECT_EQ(kernel.cgroup_of(7), "novpn-1/novpn");
+    ASSERT_TRUE(kernel.place(scope, 8));
+    agent_.heard_of_user(1000, true);
+    ASSERT_TRUE(agent_.place("novpn", 8));
+    EXPECT_EQ(kernel.cgroup_of(8), scope);
+}
+
+TEST_F(AgentClassSlices, ReleaseTakesAProcessOutOfAScopeAndNotOutOfAService) {
+    start_with_a_process_in(scope_);
+    ASSERT_TRUE(agent_.place("novpn", 7));
+    ASSERT_TRUE(agent_.release(7));
+    EXPECT_FALSE(agent_.class_of(7));
+    kernel.add_other(slice_ + "/backup.service", 0);
+    ASSERT_TRUE(kernel.place(slice_ + "/backup.service", 8));
+    EXPECT_EQ(agent_.selector_of(8), "slice novpn-novpn.slice");
+    const auto refused = agent_.release(8);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().detail,
+              "is in class novpn by 'slice novpn-novpn.slice' of its unit, and stays where it is");
+    EXPECT_EQ(kernel.cgroup_of(8), slice_ + "/backup.service");
+}
+
+TEST_F(AgentClassSlices, AreNobodysWhereAnotherAgentIsTheMachines) {
+    ASSERT_TRUE(agent.start());
+    for (const std::string& path : {std::string("novpn.slice"), slice_, scope_}) kernel.add_other(path, 0);
+    ASSERT_TRUE(kernel.place(scope_, 7));
+    EXPECT_FALSE(agent.class_of(7));
+    ASSERT_TRUE(agent.place("novpn", 7));
+    EXPECT_EQ(kernel.cgroup_of(7), "novpn-1/novpn");
+}
+
 TEST_F(AgentTest, MovesItsRulesBeforeARivalsAndBack) {
     ASSERT_TRUE(agent.start());
     std::vector<Rule> at_base = our_rules();

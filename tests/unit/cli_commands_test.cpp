@@ -66,6 +66,15 @@ TEST_F(CommandsTest, AddCountsTheSocketsThatKeepTheirPath) {
                                            "steered\n"}));
 }
 
+TEST_F(CommandsTest, RunStartsNothingWhereNoAgentRuns) {
+    const std::string file = dir + "/started";
+    const cli::Run run{.command = {"touch", file}};
+    const auto said = said_by([&] { return cli::run(dir, run); });
+    EXPECT_EQ(said.exit, 125);
+    EXPECT_NE(said.text.find("no agent runs there"), std::string::npos) << said.text;
+    EXPECT_NE(::access(file.c_str(), F_OK), 0);
+}
+
 TEST_F(CommandsTest, RemoveSaysWhatBecameOfTheSockets) {
     serve();
     const auto remove = [&] { return said_by([&] { return cli::remove(dir, {.pid = ::getpid()}); }); };

@@ -32,6 +32,14 @@ TEST_F(CommandLineTest, LeavesAllAfterTheProgramToTheProgram) {
     EXPECT_EQ(parse({"run", "--", "ls", "--class", "x", "--help", "--", "-l"}).value(), expected);
 }
 
+TEST_F(CommandLineTest, RunsAnywayWhereAsked) {
+    auto expected = run_line("novpn", {"ls", "--anyway"});
+    EXPECT_EQ(parse({"run", "ls", "--anyway"}).value(), expected);
+    std::get<cli::Run>(expected.command).anyway = true;
+    EXPECT_EQ(parse({"run", "--anyway", "ls", "--anyway"}).value(), expected);
+    EXPECT_EQ(parse({"run", "--anyway", "--", "ls", "--anyway"}).value(), expected);
+}
+
 TEST_F(CommandLineTest, RunsAProgramNamedAsAWordOrAnOption) {
     EXPECT_EQ(parse({"run", "status", "--json"}).value(), run_line("novpn", {"status", "--json"}));
     EXPECT_EQ(parse({"run", "run"}).value(), run_line("novpn", {"run"}));

@@ -69,6 +69,7 @@ struct FakeAgent : Service {
     bool has_class(const std::string& name) const override { return name == "novpn" || name == "resting"; }
     bool is_steered(const std::string& name) const override { return name == "novpn"; }
     Allow allow() const override { return allowed; }
+    bool heard_of_user(uid_t, bool) override { return false; }
     Expected<Placed> place(const std::string& class_name, pid_t pid) override {
         if (while_moving) while_moving(pid);
         if (placing) placed.emplace_back(class_name, pid);

@@ -256,6 +256,47 @@ TEST(Cgroups, MatchTheirPathBelowSlices) {
     EXPECT_EQ(matched_by(of_user, kManager + "/app.slice"), "no");
 }
 
+TEST(MatchedCgroups, TheClasssOwnSliceOfASystemd) {
+    const CgroupSelectors own{.own_slice = true};
+    const std::string slice = "novpn.slice/novpn-novpn.slice";
+    for (const std::string& path : {slice, kManager + "/" + slice}) {
+        EXPECT_EQ(matched_by(own, path), "slice novpn-novpn.slice") << path;
+        EXPECT_EQ(matched_by({}, path), "no") << path;
+        EXPECT_EQ(matched_by(own, Tree().add(path + "/novpn-1-1.scope"), path + "/novpn-1-1.scope"), "no")
+            << "the slice holds all that is in it";
+    }
+}
+
+TEST(MatchedCgroups, TheClasssOwnSliceOfNobodyElse) {
+    const CgroupSelectors own{.own_slice = true};
+    const std::string slice = "novpn.slice/novpn-novpn.slice";
+    const std::string bobs = "user.slice/user-1001.slice/user@1001.service/" + slice;
+    for (const std::string& path :
+         {bobs, std::string("novpn-novpn.slice"), kManager + "/novpn-novpn.slice", "system.slice/" + slice,
+          "system.slice/docker-1.scope/" + slice, kManager + "/app.slice/a.service/" + slice,
+          "user.slice/user-1000.slice/session-1.scope/" + slice, std::string("novpn.slice/novpn-work.slice"),
+          kManager + "/novpn.slice/novpn-novpn-more.slice", kManager + "/novpn.slice/novpn-novpn.slice.scope"})
+        EXPECT_EQ(matched_by(own, path), "no") << path;
+    EXPECT_EQ(matched_by(own, Tree().give("novpn.slice", kAlice).add(slice), slice), "no");
+    EXPECT_EQ(matched_by(own, Tree().give(kManager + "/novpn.slice", kBob).add(kManager + "/" + slice),
+                         kManager + "/" + slice),
+              "no");
+}
+
+TEST(ClassSlice, IsFoundInPaths) {
+    EXPECT_EQ(class_slice("novpn"), "novpn-novpn.slice");
+    const std::string slice = kManager + "/novpn.slice/novpn-novpn.slice";
+    EXPECT_EQ(class_slice_above(slice + "/novpn-7-1.scope/inner", "novpn"), slice);
+    EXPECT_EQ(class_slice_above(slice + "/novpn-7-1.scope", "work"), std::nullopt);
+    EXPECT_EQ(class_slice_above(slice, "novpn"), std::nullopt) << "no process is in a slice itself";
+    EXPECT_TRUE(is_run_scope(slice + "/novpn-7-1.scope/inner", slice));
+    for (const char* path : {"/backup.service", "/run-u1.scope", "/novpn-.scope", "/a.service/novpn-7-1.scope", ""})
+        EXPECT_FALSE(is_run_scope(slice + path, slice)) << path;
+    for (const char* name : {"novpn", "a", "work_2"}) EXPECT_TRUE(is_class_name(name)) << name;
+    for (const char* name : {"", "2a", "a-b", "A", "a.slice", "abcdefghijklmnopqrstuvwxyzabcdef"})
+        EXPECT_FALSE(is_class_name(name)) << name;
+}
+
 TEST(MatchedCgroups, TheFirstClassHasWhatTwoSelect) {
     const std::string app = kManager + "/app.slice/app-spotify-1.scope";
     const std::vector<CgroupSelectors> classes{
