@@ -116,7 +116,7 @@ int ask(sd_bus* bus, const ScopeRequest& scope, Job& job) {
     sd_bus_message* made = nullptr;
     done = sd_bus_message_new_method_call(bus, &made, kSystemd, kPath, kManager, "StartTransientUnit");
     const BusMessage request(made);
-    if (done >= 0) done = sd_bus_message_set_auto_start(request.get(), 0);
+    // To be started if it has no name yet: a bus of systemd's that has just been started itself waits for it.
     if (done >= 0) done = append(request.get(), scope);
     return done < 0 ? done : sd_bus_call_async(bus, nullptr, request.get(), take_queued, &job, 0);
 }
