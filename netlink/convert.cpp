@@ -146,7 +146,7 @@ std::vector<Route> to_routes(std::span<const std::byte> message) {
     route.type = to_route_type(info->rtm_type);
     route.destination = any_prefix(*family);
     if (auto destination = attributes->ip(RTA_DST, info->rtm_family))
-        route.destination = {*destination, info->rtm_dst_len};
+        route.destination = prefix_of(*destination, info->rtm_dst_len);
     else if (info->rtm_dst_len != 0)
         return {};
     route.metric = attributes->template value<std::uint32_t>(RTA_PRIORITY).value_or(0);
@@ -168,6 +168,8 @@ std::optional<Rule> to_rule(std::span<const std::byte> message) {
     if (!info) return std::nullopt;
     auto family = to_family(info->family); // the multicast routing families have rules too
     if (!family) return std::nullopt;
+    const unsigned width = *family == Family::ipv4 ? 32 : 128;
+    if (info->src_len > width || info->dst_len > width) return std::nullopt;
     auto attributes = Attributes<FRA_MAX>::parse(message, sizeof *info);
     if (!attributes) return std::nullopt;
 
@@ -193,8 +195,9 @@ std::optional<Rule> to_rule(std::span<const std::byte> message) {
     auto mark = attributes->template value<std::uint32_t>(FRA_FWMARK);
     auto mask = attributes->template value<std::uint32_t>(FRA_FWMASK);
     if (mark || mask) rule.mark = Mark{mark.value_or(0), mask.value_or(0xffffffff)};
-    if (auto from = attributes->ip(FRA_SRC, info->family)) rule.from = Prefix{*from, info->src_len};
-    if (auto to = attributes->ip(FRA_DST, info->family)) rule.to = Prefix{*to, info->dst_len};
+    // The kernel keeps the bits behind the length that a rule was added with, and does not look at them.
+    if (auto from = attributes->ip(FRA_SRC, info->family)) rule.from = prefix_of(*from, info->src_len);
+    if (auto to = attributes->ip(FRA_DST, info->family)) rule.to = prefix_of(*to, info->dst_len);
     rule.iif = attributes->text(FRA_IIFNAME);
     rule.oif = attributes->text(FRA_OIFNAME);
     rule.ip_protocol = attributes->template value<std::uint8_t>(FRA_IP_PROTO);

@@ -1,4 +1,5 @@
 #include "rules/nft.h"
+#include "rules/nft_socket.h"
 #include "rules/nft_structure.h"
 
 #include <array>
@@ -87,7 +88,7 @@ bool NftMonitor::drain(const Nft& ours) {
         }
         int left = static_cast<int>(size);
         const auto* message = reinterpret_cast<const nlmsghdr*>(buffer.data());
-        for (; mnl_nlmsg_ok(message, left); message = mnl_nlmsg_next(message, &left)) {
+        for (; nft::is_whole(message, left); message = mnl_nlmsg_next(message, &left)) {
             if (message->nlmsg_pid != ours.port_id() && is_about_our_table(message)) changed = true;
         }
     }

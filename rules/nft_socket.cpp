@@ -85,7 +85,7 @@ void Answer::append(const nlmsghdr* message) {
 void Answer::for_each(const std::function<void(const nlmsghdr*)>& visit) const {
     int left = static_cast<int>(bytes_.size());
     const auto* message = reinterpret_cast<const nlmsghdr*>(bytes_.data());
-    for (; mnl_nlmsg_ok(message, left); message = mnl_nlmsg_next(message, &left)) visit(message);
+    for (; is_whole(message, left); message = mnl_nlmsg_next(message, &left)) visit(message);
 }
 
 void Socket::Close::operator()(mnl_socket* socket) const { mnl_socket_close(socket); }
@@ -134,7 +134,7 @@ Expected<void> Socket::commit(Batch batch, const std::string& doing, std::uint32
         if (size < 0) return system_error(errno, doing);
         int left = static_cast<int>(size);
         const auto* message = reinterpret_cast<const nlmsghdr*>(received_.data());
-        for (; mnl_nlmsg_ok(message, left); message = mnl_nlmsg_next(message, &left)) {
+        for (; is_whole(message, left); message = mnl_nlmsg_next(message, &left)) {
             if (message->nlmsg_type != NLMSG_ERROR) continue;
             const Refusal refusal = refusal_in(message);
             if (refusal.number == 0) acknowledged |= message->nlmsg_seq == last;
@@ -167,7 +167,7 @@ Expected<Answer> Socket::ask(std::uint16_t type, std::uint16_t flags, const std:
         if (static_cast<std::size_t>(size) > received_.size()) return system_error(EMSGSIZE, doing);
         int left = static_cast<int>(size);
         const auto* message = reinterpret_cast<const nlmsghdr*>(received_.data());
-        for (; mnl_nlmsg_ok(message, left); message = mnl_nlmsg_next(message, &left)) {
+        for (; is_whole(message, left); message = mnl_nlmsg_next(message, &left)) {
             // What is left of an earlier request that timed out.
             if (message->nlmsg_seq != sequence) continue;
             interrupted |= (message->nlmsg_flags & NLM_F_DUMP_INTR) != 0;

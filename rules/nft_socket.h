@@ -6,12 +6,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <libmnl/libmnl.h>
 #include <memory>
 #include <string>
 #include <vector>
-
-struct mnl_socket;
-struct nlmsghdr;
 
 namespace novpn::nft {
 
@@ -31,6 +29,12 @@ class Batch {
     std::size_t last_ = 0; ///< where the last message begins
     std::uint32_t sequence_ = 0;
 };
+
+/// Whether a message of the `left` bytes begins at `message`, all of it. mnl_nlmsg_ok() compares lengths as int, so
+/// that one of 2^31 and more passes, and mnl_nlmsg_next() then may stay where it is.
+inline bool is_whole(const nlmsghdr* message, int left) {
+    return mnl_nlmsg_ok(message, left) && message->nlmsg_len <= static_cast<unsigned>(left);
+}
 
 /// What the kernel answered: whole netlink messages, one after the other.
 class Answer {
