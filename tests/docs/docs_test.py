@@ -153,5 +153,25 @@ class Completions(unittest.TestCase):
             seen += os.read(terminal, 4096).decode(errors="replace")
 
 
+class Security(unittest.TestCase):
+    """SECURITY.md names no test that is not there."""
+
+    def test_every_test_it_names_exists(self):
+        tests = SOURCE / "tests"
+        there = set()
+        for path in tests.rglob("*.cpp"):
+            there |= {".".join(names) for names in re.findall(r"^TEST(?:_F|_P)?\((\w+),\s*(\w+)\)", path.read_text(), re.MULTILINE)}
+        for path in tests.rglob("*_test.py"):
+            there |= {f"{path.stem}.{name}" for name in re.findall(r"def (test_\w+)", path.read_text())}
+        there |= {f"fuzz.{path.name}" for path in (tests / "fuzz/corpus").iterdir()} | {"hardening"}
+        threats = (SOURCE / "SECURITY.md").read_text().split("\n## Threats\n")[1].split("\n## ")[0]
+        rows = [line.split("|")[-2] for line in threats.splitlines() if line.startswith("| ")][1:]
+        self.assertGreater(len(rows), 10)
+        for row in rows:
+            named = re.findall(r"`([^`]+)`", row)
+            self.assertTrue(named, row)
+            self.assertEqual(set(named) - there, set())
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)
