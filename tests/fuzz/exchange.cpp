@@ -20,6 +20,7 @@ struct ObedientAgent : Service {
     bool has_class(const std::string& name) const override { return name == "novpn"; }
     bool is_steered(const std::string&) const override { return true; }
     Allow allow() const override { return {}; }
+    bool heard_of_user(uid_t, bool) override { return false; }
     Expected<Placed> place(const std::string& class_name, pid_t pid) override {
         require(has_class(class_name), "a process is placed in a class that is there");
         require(pid > 0, "a process that is placed has a number");
