@@ -1,6 +1,6 @@
 // The BPF programs that mark sockets at birth: loaded once a class, pinned in bpffs, attached to cgroups. Owns no file
-// descriptor: what is pinned stays, and a new agent finds it. Synchronous; never mounts anything. The only user of
-// libbpf, which a build may lack: then nothing is available.
+// descriptor: what is pinned stays, and a new agent finds it. Synchronous; never mounts anything. Without libbpf at
+// build nothing is available.
 #pragma once
 
 #include "netlink/error.h"

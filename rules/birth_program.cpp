@@ -1,5 +1,6 @@
 #include "rules/birth_program.h"
 
+#include "rules/bpf_insn.h"
 #include "rules/hash.h"
 
 #include <cstddef>
@@ -8,19 +9,9 @@
 namespace novpn {
 namespace {
 
-// struct bpf_insn has bit-fields of 4 bits for the registers; r0 is the answer, r1 the socket, r2 and r3 are free.
+// r0 is the answer, r1 the socket, r2 and r3 are free.
 constexpr std::uint8_t kAnswer = 0, kSocket = 1, kMark = 2, kTaken = 3;
 constexpr std::int16_t kMarkOffset = offsetof(bpf_sock, mark);
-
-constexpr bpf_insn insn(int code, std::uint8_t to, std::uint8_t from, std::int16_t offset, std::uint32_t immediate) {
-    bpf_insn made{};
-    made.code = static_cast<std::uint8_t>(code);
-    made.dst_reg = to & 0xfU;
-    made.src_reg = from & 0xfU;
-    made.off = offset;
-    made.imm = static_cast<std::int32_t>(immediate);
-    return made;
-}
 
 } // namespace
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -143,6 +144,42 @@ struct ObservedBirthMarks {
     std::string directory;   ///< of the pins, for the text of operations
     std::map<std::string, ObservedBirthMark> classes;
     bool operator==(const ObservedBirthMarks&) const = default;
+};
+
+/// Separates a class's name, which cannot have it, from what else is pinned for the class beside its mark at birth.
+inline constexpr char kPinOfOther = '-';
+
+/// Which resolver is asked in the place of which name server; none: the question is refused, so that a program goes on
+/// to its next name server at once. Both of one family.
+using Resolvers = std::map<address, std::optional<address>>;
+
+/// Where the DNS of a class's sockets goes, by BPF programs that connect() and sendto() run, and those that tell the
+/// program whose answer it is: that of the name server that it asked.
+struct ClassRedirect {
+    Mark mark; ///< only of sockets that have it
+    Resolvers resolvers;
+    std::set<std::string> cgroups;
+    bool operator==(const ClassRedirect&) const = default;
+};
+
+/// What the programs are attached to a cgroup as, in bpftool's words.
+std::vector<std::string> redirect_hooks();
+/// Name of the programs for sockets of this mark.
+std::string redirect_program_of(Mark mark);
+
+/// What is pinned for a class.
+struct ObservedRedirect {
+    std::string program; ///< name of its programs; empty where they are not ours, or not all there
+    Resolvers resolvers;
+    std::set<std::string> cgroups; ///< those that one of the programs is attached to, of those that were looked at
+    bool operator==(const ObservedRedirect&) const = default;
+};
+
+/// The kernel's programs for DNS of ours in this network namespace; their directory is that of the birth marks.
+struct ObservedRedirects {
+    std::string unavailable; ///< why no class's DNS can be redirected, and the mend; empty: it can
+    std::map<std::string, ObservedRedirect> classes;
+    bool operator==(const ObservedRedirects&) const = default;
 };
 
 } // namespace novpn
