@@ -4,6 +4,7 @@
 #include "netlink/values.h"
 
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -22,9 +23,31 @@ struct Hint {
     bool operator==(const Hint&) const = default;
 };
 
+/// Where the resolvers of a link are known from; the words of `status`, the better first.
+enum class ResolverSource { resolved, networkd, networkmanager, lease };
+std::string to_string(ResolverSource source);
+
+/// "On the network of this link, these answer."
+struct LinkResolvers {
+    ResolverSource from = ResolverSource::lease;
+    IfIndex link;
+    std::vector<address> servers;
+    std::optional<address> local; ///< the address that came with them: holds while the link has it
+    std::set<Prefix> networks;    ///< of the link's addresses when this was said: holds while it has one of them
+    bool operator==(const LinkResolvers&) const = default;
+};
+
+/// Who resolves names.
+struct NameServers {
+    std::vector<LinkResolvers> of_links;
+    std::vector<address> of_machine; ///< of resolv.conf(5), which programs ask
+    bool operator==(const NameServers&) const = default;
+};
+
 /// The answer of all sources at one moment.
 struct Hints {
     std::vector<Hint> given;
+    NameServers name_servers;
     std::vector<Neighbour> neighbours; ///< to tell gateways that do not answer
     bool operator==(const Hints&) const = default;
 };

@@ -28,7 +28,9 @@ struct Observed {
     ObservedNft nft;
     std::vector<XfrmPolicy> policies; ///< both families, but for those of single sockets
     ObservedBirthMarks birth_marks;
+    ObservedRedirects redirects;
     Hints hints;                   ///< of the sources, where they were asked just now
+    NameServers name_servers;      ///< of the sources, as they answered last
     SeenCgroups others;            ///< cgroups that are not ours, as far as selectors may match them
     std::string others_problem;    ///< why some of those are not known; empty: all are
     std::set<uid_t> allowed_users; ///< of those with a manager, whose apps count

@@ -276,6 +276,16 @@ std::string to_string(UplinkSource source) {
     return {};
 }
 
+std::string to_string(ResolverSource source) {
+    switch (source) {
+    case ResolverSource::resolved: return "resolved";
+    case ResolverSource::networkd: return "networkd";
+    case ResolverSource::networkmanager: return "networkmanager";
+    case ResolverSource::lease: return "lease";
+    }
+    return {};
+}
+
 // Wrong guesses are worse than none.
 bool gateway_is_on_link(const Uplink& uplink, const Observed& observed) {
     if (!uplink.gateway || uplink.onlink) return true;

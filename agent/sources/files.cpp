@@ -85,4 +85,12 @@ std::vector<SourceFile> read_files(const std::string& path, std::size_t max_size
     return files;
 }
 
+std::optional<std::string> read_file(const std::string& path, std::size_t max_size) {
+    UniqueFd fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+    struct stat status {};
+    if (!fd || fstat(fd.get(), &status) < 0) return std::nullopt;
+    if (!S_ISREG(status.st_mode) || (status.st_mode & (S_IWGRP | S_IWOTH))) return std::nullopt;
+    return read_all(fd.get(), max_size);
+}
+
 } // namespace novpn

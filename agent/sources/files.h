@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <sys/stat.h>
@@ -26,5 +27,9 @@ bool is_trusted(const struct stat& file, const struct stat& directory);
 /// be trusted; a file that is empty or larger than `max_size` is left out.
 std::vector<SourceFile> read_files(const std::string& directory, std::size_t max_size,
                                    const std::function<bool(std::string_view)>& wanted);
+
+/// The one file of this path, wherever links lead from there: resolv.conf(5) is one to a file of the program that keeps
+/// it. Nobody but its owner may write it. None where it is missing, empty, larger than `max_size` or not to be trusted.
+std::optional<std::string> read_file(const std::string& path, std::size_t max_size);
 
 } // namespace novpn

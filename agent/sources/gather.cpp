@@ -1,6 +1,7 @@
 #include "agent/sources/gather.h"
 
 #include "agent/sources/files.h"
+#include "agent/sources/name_servers.h"
 #include "agent/sources/networkmanager.h"
 #include "netlink/rtnetlink.h"
 
@@ -41,9 +42,18 @@ class Collector {
     void add(UplinkSource from, std::optional<IfIndex> link, const std::optional<Lease>& lease) {
         if (!link || !lease || lease->expires <= now_) return;
         hints_.push_back({.from = from, .link = *link, .gateway = lease->gateway, .local = lease->local});
+        const auto resolvers = from == UplinkSource::networkd ? ResolverSource::networkd : ResolverSource::lease;
+        add(resolvers, *link, lease->resolvers, lease->local);
     }
 
-    void networkd(const std::string& directory) {
+    void add(ResolverSource from, IfIndex link, const std::vector<address>& servers,
+             const std::optional<address>& local = std::nullopt) {
+        if (!servers.empty()) resolvers_.push_back({.from = from, .link = link, .servers = servers, .local = local});
+    }
+
+    /// Files named for the index of their link.
+    template<typename Take>
+    void by_index(const std::string& directory, Take take) {
         auto is_number = [](std::string_view name) {
             return name.find_first_not_of("0123456789") == std::string_view::npos;
         };
@@ -52,8 +62,21 @@ class Collector {
             auto parsed = std::from_chars(file.name.data(), file.name.data() + file.name.size(), link.value);
             // A number that is too large names no link.
             if (parsed.ec != std::errc{} || std::ranges::find(links_, link, &Link::index) == links_.end()) continue;
-            add(UplinkSource::networkd, link, parse_networkd_lease(file.content, file.written));
+            take(link, file);
         }
+    }
+
+    /// What a program of systemd has for its links, in lines of KEY=VALUE.
+    void servers_by_index(ResolverSource from, const std::string& directory, std::string_view key) {
+        by_index(directory, [&](IfIndex link, const SourceFile& file) {
+            add(from, link, parse_servers(value_of(file.content, key)));
+        });
+    }
+
+    void networkd(const std::string& directory) {
+        by_index(directory, [&](IfIndex link, const SourceFile& file) {
+            add(UplinkSource::networkd, link, parse_networkd_lease(file.content, file.written));
+        });
     }
 
     void dhclient(const std::string& directory) {
@@ -74,23 +97,53 @@ class Collector {
     }
 
     std::vector<Hint> hints() && { return std::move(hints_); }
+    std::vector<LinkResolvers> resolvers() && { return std::move(resolvers_); }
 
   private:
     const std::vector<Link>& links_;
     WallClock::time_point now_;
     std::vector<Hint> hints_;
+    std::vector<LinkResolvers> resolvers_;
 };
 
-} // namespace
-
-std::vector<Hint> hints_of_files(const std::string& root, const std::vector<Link>& links, WallClock::time_point now) {
-    Collector collector(links, now);
+void collect_leases(Collector& collector, const std::string& root) {
     collector.networkd(root + "/run/systemd/netif/leases");
     // Debian's and Fedora's; NetworkManager's where it is told to use dhclient.
     for (const char* directory : {"/var/lib/dhcp", "/var/lib/dhclient", "/var/lib/NetworkManager"})
         collector.dhclient(root + directory);
     collector.dhcpcd(root + "/var/lib/dhcpcd");
+}
+
+} // namespace
+
+std::vector<Hint> hints_of_files(const std::string& root, const std::vector<Link>& links, WallClock::time_point now) {
+    Collector collector(links, now);
+    collect_leases(collector, root);
     return std::move(collector).hints();
+}
+
+NameServers name_servers_of_files(const std::string& root, const std::vector<Link>& links, WallClock::time_point now) {
+    Collector collector(links, now);
+    collector.servers_by_index(ResolverSource::resolved, root + "/run/systemd/resolve/netif", "SERVERS");
+    // What systemd-networkd has by any way: static, DHCP of both families, router advertisements.
+    collector.servers_by_index(ResolverSource::networkd, root + "/run/systemd/netif/links", "DNS");
+    collect_leases(collector, root);
+    NameServers servers{.of_links = std::move(collector).resolvers()};
+    if (auto text = read_file(root + "/etc/resolv.conf", kMaxLease)) servers.of_machine = parse_resolv_conf(*text);
+    return servers;
+}
+
+void keep_current(NameServers& servers, const std::vector<Address>& addresses) {
+    auto on_link = [&](const LinkResolvers& said, auto condition) {
+        return std::ranges::any_of(addresses, [&](const Address& a) { return a.link == said.link && condition(a); });
+    };
+    std::erase_if(servers.of_links, [&](const LinkResolvers& said) {
+        return said.local && !on_link(said, [&](const Address& a) { return a.local == *said.local; });
+    });
+    for (LinkResolvers& said : servers.of_links)
+        for (const Address& a : addresses)
+            if (a.link == said.link && !(a.local.is_v6() && a.local.to_v6().is_link_local()))
+                said.networks.insert(prefix_of(a.local, a.prefix_length));
 }
 
 std::vector<Hint> hints_of_routers(const std::vector<Neighbour>& neighbours) {
@@ -112,10 +165,17 @@ Hints gather(const std::string& root, WallClock::time_point now, std::chrono::mi
     auto links = socket->links();
     if (!links) return hints;
     hints.given = hints_of_files(root, *links, now);
-    for (const LinkGateway& found : gateways_of(ask_networkmanager(at_most)))
+    hints.name_servers = name_servers_of_files(root, *links, now);
+    const BusObjects objects = ask_networkmanager(at_most);
+    for (const LinkGateway& found : gateways_of(objects))
         if (auto link = index_of(*links, found.link))
             hints.given.push_back(
                 {.from = UplinkSource::networkmanager, .link = *link, .gateway = found.gateway, .local = found.local});
+    for (const LinkNameServers& found : name_servers_of(objects))
+        if (auto link = index_of(*links, found.link))
+            hints.name_servers.of_links.push_back(
+                {.from = ResolverSource::networkmanager, .link = *link, .servers = found.servers});
+    if (auto addresses = socket->addresses()) keep_current(hints.name_servers, *addresses);
     if (auto neighbours = socket->neighbours()) {
         auto routers = hints_of_routers(*neighbours);
         hints.given.insert(hints.given.end(), routers.begin(), routers.end());

@@ -46,6 +46,14 @@ std::vector<std::string_view> words_of(std::string_view text) {
     return words;
 }
 
+/// "192.168.10.1 192.168.10.2", with commas or without; what is no address is left out.
+std::vector<address> to_resolvers(std::string_view text) {
+    std::vector<address> resolvers;
+    while (!text.empty())
+        if (auto resolver = to_v4(take_until(text, " ,"))) resolvers.push_back(*resolver);
+    return resolvers;
+}
+
 WallClock::time_point expiry(WallClock::time_point written, std::uint32_t lifetime) {
     return lifetime == kInfinite ? WallClock::time_point::max() : written + std::chrono::seconds(lifetime);
 }
@@ -182,6 +190,7 @@ std::optional<LinkLease> to_lease(const std::vector<Statement>& statements) {
     std::optional<address> local;
     std::optional<WallClock::time_point> expires;
     Routers routers;
+    std::vector<address> resolvers;
     for (const Statement& s : statements) {
         if (s.size() < 2) continue;
         if (s[0] == "interface") link = unquoted(s[1]);
@@ -190,10 +199,14 @@ std::optional<LinkLease> to_lease(const std::vector<Statement>& statements) {
         if (s[0] != "option" || s.size() < 3) continue;
         if (s[1] == "routers") routers.router = to_v4(s[2]);
         if (s[1] == "rfc3442-classless-static-routes") take_classless(routers, std::span(s).subspan(2));
+        if (s[1] != "domain-name-servers") continue;
+        for (std::string_view word : std::span(s).subspan(2))
+            if (auto resolver = to_v4(word)) resolvers.push_back(*resolver);
     }
     auto gateway = routers.gateway();
     if (link.empty() || !local || !gateway || !expires) return std::nullopt;
-    return LinkLease{link, {.local = *local, .gateway = *gateway, .expires = *expires}};
+    return LinkLease{link,
+                     {.local = *local, .gateway = *gateway, .expires = *expires, .resolvers = std::move(resolvers)}};
 }
 
 /// What stands in the braces; nothing when the file ends before they do. A block within is left out.
@@ -213,7 +226,15 @@ std::optional<std::vector<Statement>> take_block(Tokens& tokens) {
 
 // ---- DHCP messages
 
-enum Option : std::uint8_t { kPad = 0, kRouter = 3, kLeaseTime = 51, kMessageType = 53, kClassless = 121, kEnd = 255 };
+enum Option : std::uint8_t {
+    kPad = 0,
+    kRouter = 3,
+    kDomainServer = 6,
+    kLeaseTime = 51,
+    kMessageType = 53,
+    kClassless = 121,
+    kEnd = 255
+};
 
 /// RFC 2131, 2: the fixed part with its magic cookie; then options, each a code, a length and its data. An option may
 /// come in parts (RFC 3396). Nothing when it is cut short.
@@ -244,19 +265,22 @@ std::optional<Lease> parse_networkd_lease(std::string_view text, WallClock::time
     std::optional<address> local;
     std::optional<std::uint32_t> lifetime;
     Routers routers;
+    std::vector<address> resolvers;
     if (!text.ends_with('\n')) return std::nullopt; // cut short
     while (!text.empty()) {
         auto value = take_until(text, "\n");
         auto key = take_until(value, "=");
         if (key == "ADDRESS") local = to_v4(value);
         if (key == "LIFETIME") lifetime = to_number<std::uint32_t>(value);
+        if (key == "DNS") resolvers = to_resolvers(value);
         if (key == "ROUTER") routers.router = to_v4(take_until(value, " "));
         if (key != "CLASSLESS_ROUTES") continue;
         take_classless_text(routers, value);
     }
     auto gateway = routers.gateway();
     if (!local || !gateway || !lifetime) return std::nullopt;
-    return Lease{.local = *local, .gateway = *gateway, .expires = expiry(written, *lifetime)};
+    return Lease{
+        .local = *local, .gateway = *gateway, .expires = expiry(written, *lifetime), .resolvers = std::move(resolvers)};
 }
 
 std::vector<LinkLease> parse_dhclient_leases(std::string_view text) {
@@ -292,7 +316,10 @@ std::optional<Lease> parse_dhcpcd_lease(std::span<const std::byte> message, Wall
     const auto& time = (*options)[kLeaseTime];
     auto gateway = routers.gateway();
     if (local.is_unspecified() || !gateway || time.size() != 4) return std::nullopt;
-    return Lease{.local = local, .gateway = *gateway, .expires = expiry(written, to_address(time).to_uint())};
+    Lease lease{.local = local, .gateway = *gateway, .expires = expiry(written, to_address(time).to_uint())};
+    for (std::span<const std::uint8_t> rest = (*options)[kDomainServer]; rest.size() >= 4; rest = rest.subspan(4))
+        if (!to_address(rest).is_unspecified()) lease.resolvers.emplace_back(to_address(rest));
+    return lease;
 }
 
 std::optional<Lease> parse_networkmanager_lease(const std::map<std::string, std::string>& options) {
@@ -315,7 +342,7 @@ std::optional<Lease> parse_networkmanager_lease(const std::map<std::string, std:
     auto local = to_v4(option("ip_address"));
     auto gateway = routers.gateway();
     if (!local || !gateway) return std::nullopt;
-    return Lease{.local = *local, .gateway = *gateway};
+    return Lease{.local = *local, .gateway = *gateway, .resolvers = to_resolvers(option("domain_name_servers"))};
 }
 
 } // namespace novpn

@@ -11,6 +11,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace novpn {
 
@@ -20,6 +21,7 @@ struct Lease {
     address local;
     address gateway;
     WallClock::time_point expires = WallClock::time_point::max(); ///< max: never
+    std::vector<address> resolvers;                               ///< option 6
     bool operator==(const Lease&) const = default;
 };
 

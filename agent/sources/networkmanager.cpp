@@ -1,9 +1,11 @@
 #include "agent/sources/networkmanager.h"
 
 #include "agent/sources/lease.h"
+#include "agent/sources/name_servers.h"
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -55,6 +57,22 @@ std::vector<LinkGateway> gateways_of(const BusObjects& objects) {
     return gateways;
 }
 
+std::vector<LinkNameServers> name_servers_of(const BusObjects& objects) {
+    std::vector<LinkNameServers> found;
+    for (const auto& [path, device] : objects) {
+        std::string link = text(device, "IpInterface");
+        if (link.empty()) continue;
+        auto servers = parse_servers(text(referred(objects, device, "Ip4Config"), "NameserverData"));
+        if (servers.empty())
+            if (auto lease = parse_networkmanager_lease(referred(objects, device, "Dhcp4Config")))
+                servers = lease->resolvers;
+        const auto ipv6 = parse_servers(text(referred(objects, device, "Ip6Config"), "Nameservers"));
+        servers.insert(servers.end(), ipv6.begin(), ipv6.end());
+        if (!servers.empty()) found.push_back({link, servers});
+    }
+    return found;
+}
+
 #ifdef NOVPN_HAVE_SYSTEMD
 
 namespace {
@@ -80,6 +98,34 @@ bool for_each(sd_bus_message* message, const char* contents, Read read) {
 
 bool read_properties(sd_bus_message* message, const std::string& prefix, BusProperties& properties);
 
+/// aa{sv}: the "address" of each.
+bool read_name_servers(sd_bus_message* message, std::string& addresses) {
+    if (sd_bus_message_enter_container(message, SD_BUS_TYPE_ARRAY, "a{sv}") < 0) return false;
+    for (;;) {
+        const int more = sd_bus_message_at_end(message, 0);
+        if (more != 0) return more > 0 && sd_bus_message_exit_container(message) >= 0;
+        BusProperties server;
+        if (!read_properties(message, {}, server)) return false;
+        addresses += text(server, "address") + " ";
+    }
+}
+
+/// aay: the bytes of an IPv6 address each.
+bool read_ipv6_addresses(sd_bus_message* message, std::string& addresses) {
+    if (sd_bus_message_enter_container(message, SD_BUS_TYPE_ARRAY, "ay") < 0) return false;
+    for (;;) {
+        const int more = sd_bus_message_at_end(message, 0);
+        if (more != 0) return more > 0 && sd_bus_message_exit_container(message) >= 0;
+        const void* bytes = nullptr;
+        std::size_t size = 0;
+        if (sd_bus_message_read_array(message, SD_BUS_TYPE_BYTE, &bytes, &size) < 0) return false;
+        boost::asio::ip::address_v6::bytes_type server{};
+        if (size != server.size()) continue;
+        std::memcpy(server.data(), bytes, size);
+        addresses += boost::asio::ip::address_v6(server).to_string() + " ";
+    }
+}
+
 /// v: what is of use of it; the rest is passed over.
 bool read_value(sd_bus_message* message, const std::string& name, BusProperties& properties) {
     const char* contents = nullptr;
@@ -96,6 +142,17 @@ bool read_value(sd_bus_message* message, const std::string& name, BusProperties&
         int value = 0;
         if (sd_bus_message_read(message, "v", contents, &value) < 0) return false;
         properties[name] = value ? "true" : "false";
+        return true;
+    }
+    const bool are_servers = signature == "aa{sv}" && name == "NameserverData";
+    const bool are_ipv6_servers = signature == "aay" && name == "Nameservers";
+    if (are_servers || are_ipv6_servers) {
+        std::string addresses;
+        if (sd_bus_message_enter_container(message, SD_BUS_TYPE_VARIANT, contents) < 0 ||
+            !(are_servers ? read_name_servers(message, addresses) : read_ipv6_addresses(message, addresses)) ||
+            sd_bus_message_exit_container(message) < 0)
+            return false;
+        properties[name] = addresses;
         return true;
     }
     if (signature == "a{sv}")

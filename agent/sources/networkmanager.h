@@ -14,7 +14,8 @@ namespace novpn {
 
 /// What is of use in the objects of org.freedesktop.NetworkManager: the strings, object paths and booleans ("true",
 /// "false") among the properties, by object path and property name. What a property itself names (the Options of a
-/// Dhcp4Config) stands beside it; the settings that are applied to a device are its "ipv4.gateway" and so on.
+/// Dhcp4Config) stands beside it; addresses of name servers are one text, with blanks; the settings that are applied to
+/// a device are its "ipv4.gateway" and so on.
 using BusProperties = std::map<std::string, std::string>;
 using BusObjects = std::map<std::string, BusProperties>;
 
@@ -29,6 +30,16 @@ struct LinkGateway {
 /// empties as soon as somebody deletes the default; the one in the applied settings (a static configuration); the
 /// router of its DHCPv4 lease, unless the settings say that the link is never a default.
 std::vector<LinkGateway> gateways_of(const BusObjects& objects);
+
+struct LinkNameServers {
+    std::string link; ///< its name
+    std::vector<address> servers;
+    bool operator==(const LinkNameServers&) const = default;
+};
+
+/// Pure. Per device the NameserverData of its Ip4Config, or else what its DHCPv4 lease names, and the Nameservers of
+/// its Ip6Config.
+std::vector<LinkNameServers> name_servers_of(const BusObjects& objects);
 
 /// Asks on the system bus (DBUS_SYSTEM_BUS_ADDRESS where it is set). Empty when nobody answers in that time.
 BusObjects ask_networkmanager(std::chrono::microseconds at_most);

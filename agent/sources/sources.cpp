@@ -33,7 +33,10 @@ Sources::~Sources() {
 
 std::chrono::steady_clock::duration Sources::ask() {
     const auto now = std::chrono::steady_clock::now();
-    if (looking_) return now - asked_;
+    if (looking_) {
+        again_ = true;
+        return now - asked_;
+    }
     looking_ = true;
     asked_ = now;
     if (!thread_) thread_ = std::make_unique<asio::thread_pool>(1);
@@ -45,6 +48,7 @@ std::chrono::steady_clock::duration Sources::ask() {
             // On the loop's thread, where the owner lives and ends.
             if (mailbox->owner == nullptr) return;
             mailbox->owner->looking_ = false;
+            if (std::exchange(mailbox->owner->again_, false)) mailbox->owner->ask();
             mailbox->owner->heard_(std::move(hints));
         });
     });

@@ -23,8 +23,8 @@ class Sources {
     /// Waits for no look: one that hangs must not keep the agent from ending.
     ~Sources();
 
-    /// Returns at once. One look at a time: nothing is asked while one is under way, and how long that one has taken
-    /// so far is the answer.
+    /// Returns at once. One look at a time: while one is under way the next begins when that has ended, and how long it
+    /// has taken so far is the answer.
     std::chrono::steady_clock::duration ask();
 
   private:
@@ -34,6 +34,7 @@ class Sources {
     Look look_;
     Heard heard_;
     bool looking_ = false;
+    bool again_ = false;
     std::chrono::steady_clock::time_point asked_; ///< the look under way
     std::shared_ptr<Mailbox> mailbox_;
     std::unique_ptr<boost::asio::thread_pool> thread_; ///< made when it is first needed

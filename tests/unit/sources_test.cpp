@@ -1,9 +1,11 @@
 // What DHCP clients and NetworkManager leave for others to read. The files of lease_examples/ were written by
 // systemd-networkd 252, dhclient 4.4.3 and dhcpcd 9.4.1 for a lease of dnsmasq; networkmanager* are what is of use in
 // the answers of NetworkManager 1.42.4 after OpenVPN deleted the default: object, property, value.
+#include "agent/sources/file_watch.h"
 #include "agent/sources/files.h"
 #include "agent/sources/gather.h"
 #include "agent/sources/lease.h"
+#include "agent/sources/name_servers.h"
 #include "agent/sources/networkmanager.h"
 #include "agent/sources/sources.h"
 
@@ -106,8 +108,10 @@ std::string dhclient_lease(const std::string& link, const std::string& local, co
 } // namespace
 
 TEST(NetworkdLease, IsRead) {
-    EXPECT_EQ(parse_networkd_lease(example("networkd"), kWritten),
-              (Lease{.local = ip("192.168.10.115"), .gateway = ip("192.168.10.1"), .expires = kWritten + 3600s}));
+    EXPECT_EQ(parse_networkd_lease(example("networkd"), kWritten), (Lease{.local = ip("192.168.10.115"),
+                                                                          .gateway = ip("192.168.10.1"),
+                                                                          .expires = kWritten + 3600s,
+                                                                          .resolvers = {ip("192.168.10.1")}}));
 }
 
 TEST(NetworkdLease, ClasslessRoutesReplaceTheRouter) {
@@ -131,7 +135,8 @@ TEST(DhclientLeases, AreRead) {
                 ElementsAre(LinkLease{"wlan0",
                                       {.local = ip("192.168.10.146"),
                                        .gateway = ip("192.168.10.1"),
-                                       .expires = WallClock::from_time_t(1795475930)}}));
+                                       .expires = WallClock::from_time_t(1795475930),
+                                       .resolvers = {ip("192.168.10.1")}}}));
 }
 
 TEST(DhclientLeases, TheLastOfALinkCounts) {
@@ -159,6 +164,7 @@ lease {
   option domain-name "}; fixed-address 10.0.0.1; \" }";
   fixed-address 192.168.10.50;
   option routers 192.168.10.1,192.168.10.2;
+  option domain-name-servers 192.168.10.3, 192.168.10.4;
   expire epoch 1795475930; # Mon Nov 23 23:18:50 2026
 }
 )";
@@ -166,7 +172,8 @@ lease {
     ASSERT_EQ(leases.size(), 1u);
     EXPECT_EQ(leases[0].lease, (Lease{.local = ip("192.168.10.50"),
                                       .gateway = ip("192.168.10.1"),
-                                      .expires = WallClock::from_time_t(1795475930)}));
+                                      .expires = WallClock::from_time_t(1795475930),
+                                      .resolvers = {ip("192.168.10.3"), ip("192.168.10.4")}}));
     auto with_expiry = [&](const std::string& when) {
         std::string changed = text;
         return parse_dhclient_leases(changed.replace(changed.find("epoch 1795475930"), 16, when));
@@ -185,8 +192,10 @@ TEST(DhclientLeases, ClasslessRoutesReplaceTheRouters) {
 }
 
 TEST(DhcpcdLease, IsRead) {
-    EXPECT_EQ(parse_dhcpcd_lease(bytes_of(example("dhcpcd")), kWritten),
-              (Lease{.local = ip("192.168.10.146"), .gateway = ip("192.168.10.1"), .expires = kWritten + 3600s}));
+    EXPECT_EQ(parse_dhcpcd_lease(bytes_of(example("dhcpcd")), kWritten), (Lease{.local = ip("192.168.10.146"),
+                                                                                .gateway = ip("192.168.10.1"),
+                                                                                .expires = kWritten + 3600s,
+                                                                                .resolvers = {ip("192.168.10.1")}}));
 }
 
 TEST(DhcpcdLease, IsNoneWhereverItIsCutShort) {
@@ -349,7 +358,8 @@ TEST(NetworkManager, AStaticProfileHasTheGatewayOfADefaultThatIsGone) {
 
 TEST(NetworkManagerLease, IsNoneWithoutWhatItTakes) {
     const BusProperties whole = objects_in("networkmanager").at(kNetworkManager + "DHCP4Config/1");
-    EXPECT_EQ(parse_networkmanager_lease(whole), (Lease{.local = ip("192.168.10.149"), .gateway = ip("192.168.10.1")}));
+    EXPECT_EQ(parse_networkmanager_lease(whole),
+              (Lease{.local = ip("192.168.10.149"), .gateway = ip("192.168.10.1"), .resolvers = {ip("192.168.10.1")}}));
     for (const char* name : {"routers", "ip_address"}) {
         for (const char* value : {"", "0.0.0.0", "garbage", "fe80::1", " 192.168.10.1"}) {
             BusProperties options = whole;
@@ -376,6 +386,103 @@ TEST(NetworkManagerLease, ClasslessRoutesReplaceTheRouters) {
         options["rfc3442_classless_static_routes"] = routes.substr(0, last);
         EXPECT_EQ(parse_networkmanager_lease(options), std::nullopt) << name << ": no default among them";
     }
+}
+
+TEST(NetworkManager, ADevicesConfigHasItsNameServers) {
+    BusObjects objects = objects_in("networkmanager");
+    BusProperties& device = objects.at(kNetworkManager + "Devices/2");
+    EXPECT_THAT(name_servers_of(objects), ElementsAre(LinkNameServers{"wlan0", {ip("192.168.10.1")}})) << "its lease";
+    objects[device["Ip4Config"]]["NameserverData"] = "192.168.10.8 192.168.10.9 ";
+    objects[device["Ip6Config"]]["Nameservers"] = "2001:db8:a::1 ";
+    objects[kNetworkManager + "Devices/9"] = {{"IpInterface", "eth0"}};
+    EXPECT_THAT(name_servers_of(objects),
+                ElementsAre(LinkNameServers{"wlan0", {ip("192.168.10.8"), ip("192.168.10.9"), ip("2001:db8:a::1")}}));
+}
+
+TEST(NameServers, AreReadInTheWaysOfSystemd) {
+    EXPECT_THAT(parse_servers("192.168.10.1 2001:db8:a::1 fe80::1%wlan0 192.168.10.2:53 [2001:db8:a::2]:53 "
+                              "192.168.10.3#dns.example [2001:db8:a::3]:53%2#dns.example"),
+                ElementsAre(ip("192.168.10.1"), ip("2001:db8:a::1"), ip("fe80::1"), ip("192.168.10.2"),
+                            ip("2001:db8:a::2"), ip("192.168.10.3"), ip("2001:db8:a::3")));
+    EXPECT_THAT(parse_servers("192.168.10.2:5353 [2001:db8:a::2]:853 [2001:db8:a::2 gateway 0.0.0.0 :: #"), IsEmpty());
+    const std::string text = "# a comment\nSERVERS_OF=10.0.0.1\nSERVERS=192.168.10.1 2001:db8:a::1\nDOMAINS=x\n";
+    EXPECT_EQ(value_of(text, "SERVERS"), "192.168.10.1 2001:db8:a::1");
+    EXPECT_EQ(value_of(text, "DNS"), "");
+}
+
+TEST(NameServers, OfResolvConfAreThoseThatGlibcAsks) {
+    EXPECT_THAT(parse_resolv_conf("# nameserver 10.0.0.9\nsearch example\n  nameserver\t127.0.0.53 \nnameserver ::1\n"
+                                  "nameservers 10.0.0.8\nnameserver x\nnameserver 10.8.0.1\nnameserver 10.8.0.2\n"),
+                ElementsAre(ip("127.0.0.53"), ip("::1"), ip("10.8.0.1")));
+}
+
+TEST(NameServers, OfFilesAreThoseOfTheLinksAndOfTheMachine) {
+    Root root;
+    root.write("/run/systemd/resolve/netif/2", "LLMNR=no\nSERVERS=192.168.10.8 2001:db8:a::8\n");
+    root.write("/run/systemd/resolve/netif/99", "SERVERS=192.168.10.9\n");
+    root.write("/run/systemd/netif/links/3", "ADMIN_STATE=configured\nDNS=192.168.10.7\nNTP=10.0.0.1\n");
+    root.write("/run/systemd/netif/leases/2", example("networkd"));
+    root.write("/var/lib/dhcpcd/wlan0.lease", example("dhcpcd"));
+    fs::path stub = root.write("/run/systemd/resolve/stub-resolv.conf", "nameserver 127.0.0.53\n");
+    fs::create_directories(root.path() + "/etc");
+    fs::create_symlink(stub, root.path() + "/etc/resolv.conf");
+    NameServers servers = name_servers_of_files(root.path(), kLinks, WallClock::now());
+    const NameServers expected{
+        .of_links = {{ResolverSource::resolved, IfIndex{2}, {ip("192.168.10.8"), ip("2001:db8:a::8")}, {}, {}},
+                     {ResolverSource::networkd, IfIndex{3}, {ip("192.168.10.7")}, {}, {}},
+                     {ResolverSource::networkd, IfIndex{2}, {ip("192.168.10.1")}, ip("192.168.10.115"), {}},
+                     {ResolverSource::lease, IfIndex{2}, {ip("192.168.10.1")}, ip("192.168.10.146"), {}}},
+        .of_machine = {ip("127.0.0.53")}};
+    EXPECT_EQ(servers, expected);
+
+    keep_current(servers, {{.link = IfIndex{2}, .local = ip("192.168.10.115"), .prefix_length = 24},
+                           {.link = IfIndex{2}, .local = ip("fe80::2"), .prefix_length = 64},
+                           {.link = IfIndex{3}, .local = ip("192.168.10.146"), .prefix_length = 24}});
+    ASSERT_EQ(servers.of_links.size(), 3u) << "dhcpcd's was for another address";
+    EXPECT_EQ(servers.of_links[2].from, ResolverSource::networkd);
+    EXPECT_EQ(servers.of_links[2].networks, (std::set<Prefix>{{ip("192.168.10.0"), 24}}));
+
+    chmod(stub.c_str(), 0666);
+    EXPECT_THAT(name_servers_of_files(root.path(), kLinks, WallClock::now()).of_machine, IsEmpty());
+}
+
+/// Each way to write a file is told of, and a file that is made later, and nothing else in /etc.
+TEST(FileWatch, TellsOfFilesThatNameServers) {
+    Root root;
+    root.write("/etc/resolv.conf", "nameserver 10.0.0.1\n");
+    fs::create_directories(root.path() + "/run/systemd");
+    boost::asio::io_context io;
+    int told = 0;
+    FileWatch watch(io, root.path(), [&] { ++told; });
+    watch.watch(true);
+    auto until_told = [&](const char* what) {
+        const auto end = std::chrono::steady_clock::now() + 10s;
+        const int before = told;
+        while (told == before && std::chrono::steady_clock::now() < end) io.run_one_for(100ms);
+        EXPECT_GT(told, before) << what;
+        io.poll();
+    };
+    root.write("/etc/resolv.conf", "nameserver 10.0.0.2\n");
+    until_told("written in its place");
+    root.write("/etc/resolv.conf.new", "nameserver 10.0.0.3\n");
+    fs::rename(root.path() + "/etc/resolv.conf.new", root.path() + "/etc/resolv.conf");
+    until_told("another in its place");
+    root.write("/etc/resolv.conf", "nameserver 10.0.0.4\n");
+    until_told("that one is written");
+    fs::create_directory(root.path() + "/run/systemd/resolve");
+    until_told("its directory is made");
+    fs::create_directory(root.path() + "/run/systemd/resolve/netif");
+    until_told("and one in it");
+    root.write("/run/systemd/resolve/netif/2", "SERVERS=192.168.10.8\n");
+    until_told("a file of resolved");
+
+    const int before = told;
+    root.write("/etc/hosts", "127.0.0.1 localhost\n");
+    watch.watch(false);
+    root.write("/etc/resolv.conf", "nameserver 10.0.0.5\n");
+    io.restart();
+    io.poll();
+    EXPECT_EQ(told, before);
 }
 
 /// A look that hangs holds up neither the loop nor the end of the agent, and is asked for once.
