@@ -26,7 +26,7 @@ Scope scope_of(const Config& config, const std::string& cgroup_root, Depth depth
 
 bool same_steering(const Desired& a, const Desired& b) {
     return a.routes == b.routes && a.rules == b.rules && a.policies == b.policies && a.cgroups == b.cgroups &&
-           a.nft == b.nft && a.birth_marks == b.birth_marks;
+           a.nft == b.nft && a.birth_marks == b.birth_marks && a.redirects == b.redirects;
 }
 
 /// The same rules, wherever they stand: no class is new, gone or renumbered.
@@ -73,8 +73,9 @@ Applied apply_all(Kernel& kernel, const Plan& plan, const Observed& observed, st
             continue;
         }
         // An app has ended since the look: its end is told, and needs no word.
-        const bool has_ended = std::holds_alternative<AttachBirthMark>(operation) &&
-                               done.error().code == std::errc::no_such_file_or_directory;
+        const bool attaches =
+            std::holds_alternative<AttachBirthMark>(operation) || std::holds_alternative<AttachRedirect>(operation);
+        const bool has_ended = attaches && done.error().code == std::errc::no_such_file_or_directory;
         spdlog::log(has_ended ? spdlog::level::debug : spdlog::level::warn, "{}: {}: {}", cause, text,
                     to_string(done.error()));
         if (is_dispensable(operation)) continue;
@@ -127,6 +128,7 @@ Expected<Observed> Agent::look(Depth depth) {
     ask_about_users(managers_in(observed->others));
     observed->allowed_users = allowed_users();
     observed->class_slices = setup_.class_slices;
+    observed->name_servers = name_servers_;
     return observed;
 }
 
@@ -186,6 +188,7 @@ void Agent::take_in(const std::map<std::string, MatchedCgroup>& matched, const S
         change.members_to_add.insert({member.class_name, level, member.id});
         if (!desired_->birth_marks.contains(member.class_name)) continue;
         births.push_back(AttachBirthMark{member.class_name, path});
+        if (desired_->redirects.contains(member.class_name)) births.push_back(AttachRedirect{member.class_name, path});
         attached_.insert(path);
     }
     if (is_empty(change)) return;
@@ -280,6 +283,7 @@ void Agent::ask_sources(const Observed& observed, const Desired& desired, Clock:
 
 void Agent::heard(Hints hints) {
     spdlog::debug("the sources gave {} hints", hints.given.size());
+    name_servers_ = hints.name_servers;
     hints_ = std::move(hints);
 }
 

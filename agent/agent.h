@@ -148,7 +148,8 @@ class Agent : public Service {
     Config config_;
     AgentSetup setup_;
     Memory memory_;
-    Hints hints_; ///< until the next pass: they tell of one moment
+    Hints hints_;              ///< until the next pass: they tell of one moment
+    NameServers name_servers_; ///< until the next answer
     Inquiry inquiry_;
     std::map<std::string, Switch> switches_;
     std::optional<Desired> desired_;                    ///< of the last pass

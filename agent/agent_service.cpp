@@ -42,6 +42,25 @@ std::optional<std::string> find_impassable(const StatusFacts& facts) {
     return std::nullopt;
 }
 
+/// What of `dns: uplink` is not as the config asks for, as a sentence with the mend.
+std::optional<std::string> find_dns_problem(const StatusFacts& facts) {
+    if (!facts.desired) return std::nullopt;
+    for (const ClassConfig& c : facts.config.classes) {
+        if (!c.enabled || c.dns != Dns::uplink) continue;
+        if (!can_redirect(facts.observed, facts.config))
+            return fmt::format("Class {} asks the VPN's name servers, not its uplink's (dns: uplink): {}.", c.name,
+                               facts.config.marking == Marking::nft ? "marking is nft, and only BPF redirects"
+                                                                    : facts.observed.redirects.unavailable);
+        const ClassDecision& decision = facts.desired->classes.at(c.name);
+        if (decision.state == ClassState::steering && decision.dns.state == DnsState::none)
+            return fmt::format("Class {} cannot resolve names: neither systemd-resolved, systemd-networkd, "
+                               "NetworkManager nor a DHCP lease says what the resolver of its uplink is, by the "
+                               "protocol that programs ask in. `dns: vpn` asks the VPN's.",
+                               c.name);
+    }
+    return std::nullopt;
+}
+
 } // namespace
 
 StatusFacts Agent::facts() {
@@ -64,6 +83,7 @@ StatusFacts Agent::facts() {
         facts.warnings["cgroups"] = "Not all programs that are selected are found: " + facts.observed.others_problem;
     if (auto packets = kernel_.packets()) facts.packets = std::move(*packets);
     if (auto astray = find_astray(facts)) facts.warnings[kRuleOrderWarning] = *astray;
+    if (auto problem = find_dns_problem(facts)) facts.warnings["dns"] = *problem;
     if (auto policy = find_impassable(facts)) facts.warnings[kPolicyWarning] = *policy;
     if (facts.desired)
         for (const auto& [family, order] : facts.desired->rule_order)
@@ -260,7 +280,10 @@ Expected<boost::json::object> Agent::explain(const address& destination, const s
     if (!ordinary) return tl::make_unexpected(ordinary.error());
     auto member = kernel_.lookup(destination, c->mark);
     if (!member) return tl::make_unexpected(member.error());
-    return novpn::explain(*observed, class_name, *ordinary, *member);
+    auto explanation = novpn::explain(*observed, class_name, *ordinary, *member);
+    if (desired_ && desired_->classes.contains(class_name))
+        explanation["dns"] = to_json(desired_->classes.at(class_name).dns);
+    return explanation;
 }
 
 std::string Agent::metrics() { return to_metrics(facts()); }

@@ -169,6 +169,13 @@ std::string exactly(const std::string& name) {
     return glob;
 }
 
+/// `dns: uplink` only where it can be.
+Config with_possible_dns(Config config, const Observed& observed) {
+    if (can_redirect(observed, config)) return config;
+    for (ClassConfig& c : config.classes) c.dns = Dns::vpn;
+    return config;
+}
+
 Config with_known_tunnels(Config config, const Memory& memory, const Observed& observed) {
     for (IfIndex index : memory.ppp_tunnels)
         if (const Link* link = find_link(observed, index)) config.tunnels.links.push_back(exactly(link->name));
@@ -214,6 +221,17 @@ bool marks_at_birth(const Observed& observed, const Config& config) {
     return config.marking != Marking::nft && observed.birth_marks.unavailable.empty();
 }
 
+/// On the cgroups where sockets get the mark that it goes by.
+void add_redirect(Desired& desired, ClassDecision& decision, const ClassConfig& c, const Observed& observed,
+                  const Config& config) {
+    const bool taken_over = std::ranges::any_of(desired.takeovers, [](const auto& of) { return !of.second.empty(); });
+    decision.dns = decide_dns(decision.ways_out, decision.state == ClassState::tunnel, taken_over, observed, config);
+    desired.asks_resolvers = true;
+    const bool is_steered = decision.state == ClassState::steering;
+    if (is_steered && decision.dns.state != DnsState::uplink) desired.wants_resolvers = true;
+    desired.redirects[c.name] = {c.mark, decision.dns.resolvers, desired.birth_marks.at(c.name).cgroups};
+}
+
 ClassState state_of(const ClassConfig& c, const ClassDecision& decision) {
     if (!c.enabled) return ClassState::off;
     bool has_way_out =
@@ -256,6 +274,7 @@ void add_class(Desired& desired, const ClassConfig& c, const Observed& observed,
         marked = {{.mark = c.mark, .taken = bits_of_all_classes(config)}, marking.cgroups};
         for (const auto& [path, _] : marking.others) marked.cgroups.insert(path);
     }
+    if (c.enabled && c.dns == Dns::uplink) add_redirect(desired, decision, c, observed, config);
     desired.cgroups.push_back(decision.cgroup);
     desired.nft.classes.push_back(std::move(marking));
     desired.classes[c.name] = std::move(decision);
@@ -315,7 +334,7 @@ std::string cgroup_of(const ClassConfig& class_config, const std::string& cgroup
 }
 
 Desired decide(const Observed& observed, const Config& asked, const Memory& memory, const std::string& cgroup_root) {
-    const Config config = with_known_tunnels(asked, memory, observed);
+    const Config config = with_possible_dns(with_known_tunnels(asked, memory, observed), observed);
     Desired desired;
     desired.memory.dead_gateways = dead_gateways(observed, memory);
     for (const Link& link : observed.links)

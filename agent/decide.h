@@ -2,6 +2,7 @@
 // answer, whatever the order in which the kernel listed things.
 #pragma once
 
+#include "agent/dns.h"
 #include "agent/observed.h"
 #include "agent/rule_order.h"
 #include "agent/site.h"
@@ -41,6 +42,7 @@ struct ClassDecision {
     std::set<std::uint32_t> users;                ///< none where it is off
     std::vector<Prefix> destinations;             ///< none where it is off
     std::map<std::string, MatchedCgroup> matched; ///< cgroups of others, by path; none where it is off
+    DnsDecision dns;                              ///< in force; `vpn` where the config's `uplink` cannot be done
     bool operator==(const ClassDecision&) const = default;
 };
 
@@ -52,6 +54,8 @@ struct Desired {
     std::map<Family, RuleOrder> rule_order;
     /// Taken over, and a class that is on knows no uplink: the sources may (agent/inquiry.h).
     std::set<Family> wanted_uplinks;
+    bool asks_resolvers = false;  ///< of a class whose names are its uplink's: what the sources say is of use
+    bool wants_resolvers = false; ///< and of one of these nobody has said who they are
 
     // Steering, as the kernel should have it.
     std::vector<Route> routes; ///< of the classes' tables, all with our protocol
@@ -60,6 +64,7 @@ struct Desired {
     std::vector<XfrmPolicy> policies;                  ///< without an index: the plan gives them one of ours
     NftTable nft;                                      ///< no class: no table
     std::map<std::string, ClassBirthMark> birth_marks; ///< by class, those whose sockets are marked when they are made
+    std::map<std::string, ClassRedirect> redirects;    ///< by class, those whose names are their uplink's
 
     Memory memory; ///< for the next decision
     bool operator==(const Desired&) const = default;

@@ -1,5 +1,6 @@
-// When to ask the sources (agent/sources/) for an uplink that is not known: at once when the question is new, then ever
-// more seldom for as long as no answer helps. Pure; time is passed in.
+// When to ask the sources (agent/sources/) for an uplink or its resolvers that are not known: at once when the question
+// is new, then ever more seldom for as long as no answer helps. Known resolvers are asked for anew with each change of
+// links, addresses and takeovers. Pure; time is passed in.
 #pragma once
 
 #include "agent/decide.h"
@@ -19,6 +20,7 @@ class Inquiry {
     /// What an answer depends on, so that a network without the other family is not asked about for ever.
     struct Question {
         std::set<Family> families;
+        bool resolvers = false;
         std::vector<Link> links;
         std::vector<Address> addresses;
         std::map<Family, std::vector<Takeover>> takeovers;

@@ -22,19 +22,21 @@ Expected<LinuxKernel> LinuxKernel::open() {
     auto root = cgroup_root_of_this_netns();
     if (!root) return tl::make_unexpected(root.error());
     auto birth_marks = BirthMarks::open(cgroups->mount(), *root);
+    auto redirects = Redirects::open(cgroups->mount(), *root, birth_marks.unavailable());
     auto cgroup_watch = CgroupWatch::open(cgroups->mount());
     if (!cgroup_watch) return tl::make_unexpected(cgroup_watch.error());
     return LinuxKernel(std::move(*routing), std::move(*nft), std::move(*cgroups), std::move(*xfrm),
-                       std::move(birth_marks), std::move(*cgroup_watch), std::move(*root));
+                       std::move(birth_marks), std::move(redirects), std::move(*cgroup_watch), std::move(*root));
 }
 
 LinuxKernel::LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm, BirthMarks birth_marks,
-                         CgroupWatch cgroup_watch, std::string cgroup_root)
+                         Redirects redirects, CgroupWatch cgroup_watch, std::string cgroup_root)
     : routing_(std::move(routing))
     , nft_(std::move(nft))
     , cgroups_(std::move(cgroups))
     , xfrm_(std::move(xfrm))
     , birth_marks_(std::move(birth_marks))
+    , redirects_(std::move(redirects))
     , cgroup_watch_(std::make_unique<CgroupWatch>(std::move(cgroup_watch)))
     , cgroup_root_(std::move(cgroup_root)) {}
 
@@ -112,6 +114,7 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
         paths.insert(paths.end(), more.begin(), more.end());
     }
     observed.birth_marks = birth_marks_.observe(paths);
+    observed.redirects = redirects_.observe(paths);
     return observed;
 }
 
@@ -220,6 +223,15 @@ Expected<void> LinuxKernel::apply(const Operation& operation) {
         }
         Expected<void> operator()(const DetachBirthMark& op) {
             return kernel.birth_marks_.detach(op.class_name, op.cgroup);
+        }
+        Expected<void> operator()(const PinRedirect& op) { return kernel.redirects_.pin(op.class_name, op.mark); }
+        Expected<void> operator()(const UnpinRedirect& op) { return kernel.redirects_.unpin(op.class_name); }
+        Expected<void> operator()(const SetResolvers& op) { return kernel.redirects_.set(op.class_name, op.resolvers); }
+        Expected<void> operator()(const AttachRedirect& op) {
+            return kernel.redirects_.attach(op.class_name, op.cgroup);
+        }
+        Expected<void> operator()(const DetachRedirect& op) {
+            return kernel.redirects_.detach(op.class_name, op.cgroup);
         }
         Expected<void> operator()(const ForgetNeighbour& op) { return kernel.routing_.forget(op.neighbour); }
         Expected<void> operator()(const ChangeElements& op) { return kernel.nft_.change(op.change); }

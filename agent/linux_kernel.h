@@ -10,6 +10,7 @@
 #include "rules/cgroup.h"
 #include "rules/cgroup_watch.h"
 #include "rules/nft.h"
+#include "rules/redirect.h"
 
 namespace novpn {
 
@@ -37,11 +38,12 @@ class LinuxKernel : public Kernel {
     const Nft& nft() const { return nft_; }
     const XfrmSocket& xfrm() const { return xfrm_; }
     const BirthMarks& birth_marks() const { return birth_marks_; }
+    const Redirects& redirects() const { return redirects_; }
     CgroupWatch& cgroup_watch() const { return *cgroup_watch_; }
 
   private:
     LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm, BirthMarks birth_marks,
-                CgroupWatch cgroup_watch, std::string cgroup_root);
+                Redirects redirects, CgroupWatch cgroup_watch, std::string cgroup_root);
     void look_at_others(Observed& observed, const Scope& scope) const;
     std::vector<std::string> tree_below(const std::string& cgroup) const;
     Expected<MemberElement> element(const std::string& class_name, const std::string& cgroup) const;
@@ -53,6 +55,7 @@ class LinuxKernel : public Kernel {
     CgroupTree cgroups_;
     XfrmSocket xfrm_;
     BirthMarks birth_marks_;
+    Redirects redirects_;
     std::unique_ptr<CgroupWatch> cgroup_watch_;
     std::string cgroup_root_;               ///< of this network namespace
     std::optional<SocketDiag> socket_diag_; ///< opened when it is first needed

@@ -4,6 +4,7 @@
 #include "agent/linux_kernel.h"
 #include "agent/lock.h"
 #include "agent/setup.h"
+#include "agent/sources/file_watch.h"
 #include "agent/sources/gather.h"
 #include "agent/sources/sources.h"
 #include "agent/spawn.h"
@@ -11,6 +12,7 @@
 #include "agent/watch.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -92,14 +94,22 @@ spdlog::level::level_enum to_spdlog(LogLevel level) {
     return spdlog::level::info;
 }
 
+bool dns_by_uplink(const Config& config) {
+    return std::ranges::find(config.classes, Dns::uplink, &ClassConfig::dns) != config.classes.end();
+}
+
 enum class Ending { release, leave };
 
 /// Runs until told to stop. Everything that can be refused is refused before the kernel is changed.
 Expected<void> run(const Options& options) {
     auto load = [file = options.config] { return load_config_or_default(file); };
     bool default_dir = options.runtime_dir == kDefaultRuntimeDir;
-    std::string no_bpf; // why not
-    auto on_config = [default_dir, &no_bpf](const Config& config) {
+    std::string no_bpf, no_redirects; // why not
+    std::unique_ptr<FileWatch> name_server_files;
+    auto on_config = [&, default_dir](const Config& config) {
+        name_server_files->watch(dns_by_uplink(config));
+        if (dns_by_uplink(config) && !no_redirects.empty())
+            spdlog::warn("dns: uplink cannot be done, names are resolved as the VPN has it: {}", no_redirects);
         spdlog::set_level(to_spdlog(config.log_level));
         if (config.marking == Marking::automatic && !no_bpf.empty())
             spdlog::info("marking: nft alone, with masquerade: {}", no_bpf);
@@ -111,6 +121,7 @@ Expected<void> run(const Options& options) {
     auto kernel = LinuxKernel::open();
     if (!kernel) return tl::make_unexpected(kernel.error());
     no_bpf = kernel->birth_marks().unavailable();
+    no_redirects = kernel->redirects().unavailable();
     auto lock = NamespaceLock::take();
     if (!lock) return tl::make_unexpected(lock.error());
     if (auto probed = kernel->probe(); !probed) return probed;
@@ -123,6 +134,7 @@ Expected<void> run(const Options& options) {
     std::unique_ptr<Watch> watch; // outlives the agent, which asks it for passes
     std::unique_ptr<Sources> sources;
     bool sources_hang = false;
+    name_server_files = std::make_unique<FileWatch>(io, "", [&] { sources->ask(); });
     Accounts accounts(io);
     bool running = false;
     Agent* asking = nullptr;
@@ -157,6 +169,8 @@ Expected<void> run(const Options& options) {
     auto control = Control::listen(io, agent, options.runtime_dir);
     if (!control) return tl::make_unexpected(control.error());
 
+    // An agent that adopts must know what the former one knew of the resolvers, or it would take them away for a moment.
+    if (dns_by_uplink(*config)) agent.heard(gather({}, std::chrono::system_clock::now(), kSourcesMaxWait));
     if (auto started = agent.start(); !started) return started;
     auto end = [&](Ending how) {
         ending = how;

@@ -243,6 +243,31 @@ BirthChanges birth_changes(const Observed& observed, const Desired& desired) {
     return changes;
 }
 
+/// As birth_changes(). In between queries go where they were sent, marked as they are.
+BirthChanges redirect_changes(const Observed& observed, const Desired& desired) {
+    BirthChanges changes;
+    std::map<std::string, const ObservedRedirect*> kept;
+    for (const auto& [name, seen] : observed.redirects.classes) {
+        auto wanted = desired.redirects.find(name);
+        bool stays = wanted != desired.redirects.end() && redirect_program_of(wanted->second.mark) == seen.program;
+        if (stays) kept[name] = &seen;
+        for (const std::string& cgroup : seen.cgroups)
+            if (!stays || !wanted->second.cgroups.contains(cgroup))
+                changes.to_remove.push_back(DetachRedirect{name, cgroup});
+        if (!stays) changes.to_remove.push_back(UnpinRedirect{name});
+    }
+    static const ObservedRedirect kNothing;
+    for (const auto& [name, wanted] : desired.redirects) {
+        const bool stays = kept.contains(name);
+        const ObservedRedirect& seen = stays ? *kept.at(name) : kNothing;
+        if (!stays) changes.to_add.push_back(PinRedirect{name, wanted.mark});
+        if (seen.resolvers != wanted.resolvers) changes.to_add.push_back(SetResolvers{name, wanted.resolvers});
+        for (const std::string& cgroup : wanted.cgroups)
+            if (!seen.cgroups.contains(cgroup)) changes.to_add.push_back(AttachRedirect{name, cgroup});
+    }
+    return changes;
+}
+
 template<typename Op, typename Values>
 void append(Plan& plan, const Values& values) {
     for (const auto& value : values) plan.push_back(Op{value});
@@ -279,10 +304,12 @@ Plan diff(const Observed& observed, const Desired& desired) {
     if (adopts_nft) elements = element_changes(observed, desired);
 
     BirthChanges births = birth_changes(observed, desired);
+    BirthChanges redirects = redirect_changes(observed, desired);
 
     Plan plan;
     // Marking stops before anything that it leans on goes.
     append(plan, births.to_remove);
+    append(plan, redirects.to_remove);
     if (!wants_nft && observed.nft.present) plan.push_back(DeleteNft{});
     for (const std::string& path : desired.cgroups)
         if (!observed.cgroups.contains(path)) plan.push_back(CreateCgroup{path});
@@ -300,6 +327,7 @@ Plan diff(const Observed& observed, const Desired& desired) {
     append(plan, elements.members_to_add);
     if (!is_empty(elements.at_once)) plan.push_back(ChangeElements{elements.at_once});
     append(plan, births.to_add);
+    append(plan, redirects.to_add);
     append(plan, neighbours_to_forget(observed, desired));
 
     append(plan, elements.members_to_remove);
@@ -380,6 +408,33 @@ struct Printer {
     std::string operator()(const DetachBirthMark& op) const {
         return fmt::format("bpftool cgroup detach {} sock_create pinned {}", cgroup(op.cgroup), pin(op.class_name));
     }
+    std::string each_hook(const std::string& command) const {
+        std::string hooks;
+        for (const std::string& hook : redirect_hooks()) hooks += hook + " ";
+        return fmt::format("for hook in {}; do {}; done", hooks.substr(0, hooks.size() - 1), command);
+    }
+    std::string pins(const std::string& class_name) const { return pin(class_name) + kPinOfOther; }
+    std::string operator()(const PinRedirect& op) const {
+        return each_hook(fmt::format("bpftool prog load {} {}$hook type cgroup/$hook", redirect_program_of(op.mark),
+                                     pins(op.class_name))) +
+               " # mark " + to_string(op.mark);
+    }
+    std::string operator()(const UnpinRedirect& op) const { return "rm " + pins(op.class_name) + "*"; }
+    std::string operator()(const SetResolvers& op) const {
+        std::vector<std::string> pairs;
+        for (const auto& [asked, resolver] : op.resolvers)
+            pairs.push_back(fmt::format("{} by {}", asked.to_string(), resolver ? resolver->to_string() : "a refusal"));
+        return fmt::format("bpftool map update pinned {}resolvers # {}", pins(op.class_name),
+                           pairs.empty() ? "none" : fmt::format("{}", fmt::join(pairs, ", ")));
+    }
+    std::string operator()(const AttachRedirect& op) const {
+        return each_hook(
+            fmt::format("bpftool cgroup attach {} $hook pinned {}$hook multi", cgroup(op.cgroup), pins(op.class_name)));
+    }
+    std::string operator()(const DetachRedirect& op) const {
+        return each_hook(
+            fmt::format("bpftool cgroup detach {} $hook pinned {}$hook", cgroup(op.cgroup), pins(op.class_name)));
+    }
     std::string operator()(const ChangeElements& op) const {
         return fmt::format("nft '{}'",
                            fmt::join(to_nft(op.change, [&](std::uint64_t id) { return path_of(id); }), "; "));
@@ -406,7 +461,9 @@ std::string to_string(const Operation& operation, const Observed& observed) {
 
 bool is_dispensable(const Operation& operation) {
     if (std::holds_alternative<EndSocket>(operation) || std::holds_alternative<ForgetNeighbour>(operation) ||
-        std::holds_alternative<PinBirthMark>(operation) || std::holds_alternative<AttachBirthMark>(operation))
+        std::holds_alternative<PinBirthMark>(operation) || std::holds_alternative<AttachBirthMark>(operation) ||
+        std::holds_alternative<PinRedirect>(operation) || std::holds_alternative<SetResolvers>(operation) ||
+        std::holds_alternative<AttachRedirect>(operation))
         return true;
     const auto* replace = std::get_if<ReplaceRoute>(&operation);
     return replace && !is_default(replace->route);

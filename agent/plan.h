@@ -93,6 +93,34 @@ struct DetachBirthMark {
     bool operator==(const DetachBirthMark&) const = default;
 };
 
+/// Loads the programs that redirect a class's DNS, and pins them, attached to nothing yet.
+struct PinRedirect {
+    std::string class_name;
+    Mark mark;
+    bool operator==(const PinRedirect&) const = default;
+};
+struct UnpinRedirect {
+    std::string class_name;
+    bool operator==(const UnpinRedirect&) const = default;
+};
+/// These in the place of what the class's programs have.
+struct SetResolvers {
+    std::string class_name;
+    Resolvers resolvers;
+    bool operator==(const SetResolvers&) const = default;
+};
+/// The class's pinned programs to a cgroup, by its path.
+struct AttachRedirect {
+    std::string class_name;
+    std::string cgroup;
+    bool operator==(const AttachRedirect&) const = default;
+};
+struct DetachRedirect {
+    std::string class_name;
+    std::string cgroup;
+    bool operator==(const DetachRedirect&) const = default;
+};
+
 /// Users, destinations and cgroups of others, all in one transaction.
 struct ChangeElements {
     ElementChange change;
@@ -114,7 +142,8 @@ struct ForgetNeighbour {
 using Operation =
     std::variant<ReplaceRoute, DeleteRoute, AddRule, DeleteRule, AddXfrmPolicy, DeleteXfrmPolicy, CreateCgroup,
                  RemoveCgroup, ReplaceNft, DeleteNft, AddMember, RemoveMember, AddLink, RemoveLink, PinBirthMark,
-                 UnpinBirthMark, AttachBirthMark, DetachBirthMark, ChangeElements, EndSocket, ForgetNeighbour>;
+                 UnpinBirthMark, AttachBirthMark, DetachBirthMark, PinRedirect, UnpinRedirect, SetResolvers,
+                 AttachRedirect, DetachRedirect, ChangeElements, EndSocket, ForgetNeighbour>;
 using Plan = std::vector<Operation>;
 
 /// Empty when everything is as desired. A Desired with nothing in it gives the plan that releases everything of ours.
@@ -124,8 +153,8 @@ Plan diff(const Observed& observed, const Desired& desired);
 std::string to_string(const Operation& operation, const Observed& observed);
 
 /// A plan goes on without a copied route that the kernel refuses, without the mark that sockets are born with (nft
-/// marks their packets then), without the end of a socket and with a neighbour remembered: the rest of the steering
-/// does not lean on them.
+/// marks their packets then), without the programs for its DNS, without the end of a socket and with a neighbour
+/// remembered: the rest of the steering does not lean on them.
 bool is_dispensable(const Operation& operation);
 
 } // namespace novpn

@@ -70,6 +70,12 @@ Expected<std::string> kernel_without_bpf() {
     return standalone->kernel.birth_marks().unavailable();
 }
 
+Expected<std::string> kernel_without_redirects() {
+    auto standalone = open_kernel();
+    if (!standalone) return tl::make_unexpected(standalone.error());
+    return standalone->kernel.redirects().unavailable();
+}
+
 Expected<void> force_down(const std::string& runtime_dir) {
     auto lock = NamespaceLock::take();
     if (!lock) return tl::make_unexpected(lock.error());

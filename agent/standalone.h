@@ -21,6 +21,9 @@ Expected<boost::json::object> explain_without_agent(const boost::asio::ip::addre
 /// Whether this kernel has what steering needs; then why sockets cannot be marked at birth, empty where they can.
 Expected<std::string> kernel_without_bpf();
 
+/// Why `dns: uplink` cannot be done here; empty where it can. Only root can ask for all of it.
+Expected<std::string> kernel_without_redirects();
+
 /// Removes all that is ours in this network namespace. device_or_resource_busy: a live agent holds the lock.
 Expected<void> force_down(const std::string& runtime_dir);
 

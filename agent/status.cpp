@@ -88,10 +88,12 @@ json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
     Members members;
     if (auto found = facts.members.find(c.name); found != facts.members.end()) members = found->second;
     json::value state = nullptr;
+    json::value dns = nullptr;
     json::object uplinks{{"ipv4", nullptr}, {"ipv6", nullptr}};
     if (facts.desired) {
         const ClassDecision& decision = facts.desired->classes.at(c.name);
         state = to_string(decision.state);
+        dns = novpn::to_json(decision.dns);
         for (const auto& [family, selection] : decision.ways_out)
             if (selection.uplink && decision.state != ClassState::off)
                 uplinks[to_string(family)] = selection.uplink->link_name;
@@ -127,6 +129,7 @@ json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
         {"state", std::move(state)},
         {"uplinks", std::move(uplinks)},
         {"backend", std::move(backend)},
+        {"dns", std::move(dns)},
         {"members", std::move(members_of_class)},
         {"matched", matched},
         {"packets", {{"marked", packets.marked}, {"masqueraded", packets.masqueraded}, {"dropped", packets.dropped}}}};
@@ -169,6 +172,17 @@ std::string health(const StatusFacts& facts) {
 }
 
 } // namespace
+
+json::object to_json(const DnsDecision& dns) {
+    json::array servers, asked;
+    for (const address& server : dns.servers) servers.emplace_back(server.to_string());
+    for (const auto& [server, _] : dns.resolvers) asked.emplace_back(server.to_string());
+    json::value from = dns.servers.empty() ? json::value(nullptr) : json::value(to_string(dns.from));
+    return {{"by", to_string(dns.state)},
+            {"servers", std::move(servers)},
+            {"from", std::move(from)},
+            {"asked", std::move(asked)}};
+}
 
 std::string summary(const Desired& desired, const Config& config) {
     // One class is spoken of: the first that needs a person, else the built-in one.

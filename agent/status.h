@@ -44,6 +44,9 @@ struct StatusFacts {
 
 boost::json::object to_status(const StatusFacts& facts);
 
+/// {by: vpn|machine|uplink|none, servers, from, asked: the name servers that the uplink's stand in for}
+boost::json::object to_json(const DnsDecision& dns);
+
 /// Those of the processes that the caller may know of: its own, all of them for root.
 std::vector<pid_t> visible_processes(std::vector<pid_t> processes, const Caller& caller);
 

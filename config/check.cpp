@@ -57,6 +57,16 @@ std::optional<ConfigError> find_uplink_beside_via(const ClassConfig& of_class, c
                     place(via_is_later ? &uplink : &via)));
 }
 
+/// Only BPF redirects, by the mark that BPF gave.
+std::optional<ConfigError> find_dns_without_bpf(const Config& config, const ClassConfig& of_class,
+                                                const Origins& origins) {
+    if (of_class.dns != Dns::uplink || config.marking != Marking::nft) return std::nullopt;
+    const std::string path = path_of(of_class.name, "dns");
+    return error_at(*origins.find(path), fmt::format("{}: uplink needs BPF, and marking is nft ({}); allowed: vpn, or "
+                                                     "marking: auto or bpf",
+                                                     path, place(origins.find("marking"))));
+}
+
 std::optional<ConfigError> find_number_clash(const Config& config, const Origins& origins) {
     const auto clash = find_clash(config.classes);
     if (!clash) return std::nullopt;
@@ -127,6 +137,7 @@ tl::expected<Config, ConfigError> checked(Config config, const Origins& origins)
     for (const ClassConfig& of_class : config.classes) {
         if (auto error = find_missing_number(of_class, origins)) return tl::unexpected(std::move(*error));
         if (auto error = find_uplink_beside_via(of_class, origins)) return tl::unexpected(std::move(*error));
+        if (auto error = find_dns_without_bpf(config, of_class, origins)) return tl::unexpected(std::move(*error));
     }
     if (auto error = find_number_clash(config, origins)) return tl::unexpected(std::move(*error));
     if (auto error = find_shared(

@@ -113,9 +113,10 @@ ConfigSource config_source(const std::string& file) {
     return {.main_file = file, .drop_in_directory = (std::filesystem::path(file).parent_path() / "conf.d").native()};
 }
 
-tl::expected<Config, ConfigError> load_config(const std::string& file, Missing main_file) {
+namespace {
+
+tl::expected<Config, ConfigError> load_with_origins(const std::string& file, Missing main_file, Origins& origins) {
     Config config{.classes = {}};
-    Origins origins;
     if (main_file == Missing::is_error || is_there(file)) {
         if (auto error = apply_file(file, config, origins)) return tl::unexpected(std::move(*error));
     }
@@ -125,6 +126,30 @@ tl::expected<Config, ConfigError> load_config(const std::string& file, Missing m
         if (auto error = apply_file(drop_in, config, origins)) return tl::unexpected(std::move(*error));
     }
     return checked(std::move(config), origins);
+}
+
+} // namespace
+
+tl::expected<Config, ConfigError> load_config(const std::string& file, Missing main_file) {
+    Origins origins;
+    return load_with_origins(file, main_file, origins);
+}
+
+std::optional<ConfigError> find_dns_by_uplink(const std::string& file, std::string_view why_not) {
+    Origins origins;
+    const auto config = load_with_origins(file, Missing::is_error, origins);
+    if (!config) return config.error();
+    for (const ClassConfig& c : config->classes) {
+        if (c.dns != Dns::uplink || !c.enabled) continue;
+        const std::string path = "classes." + c.name + ".dns";
+        const Origin& origin = *origins.find(path);
+        return ConfigError{
+            .file = origin.file,
+            .line = origin.at.line,
+            .column = origin.at.column,
+            .message = fmt::format("{}: uplink cannot be done on this machine: {}; allowed here: vpn", path, why_not)};
+    }
+    return std::nullopt;
 }
 
 tl::expected<Config, ConfigError> parse_config(std::string_view text, const std::string& name) {

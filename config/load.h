@@ -4,6 +4,7 @@
 
 #include "config/config.h"
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <tl/expected.hpp>
@@ -39,6 +40,10 @@ enum class Missing { is_error, is_empty };
 /// `file`, then its drop-ins in lexical order of their names: maps merge by key, lists replace, the later wins. The
 /// first error is returned. A missing drop-in directory is none. Hidden files are no drop-ins.
 tl::expected<Config, ConfigError> load_config(const std::string& file, Missing main_file = Missing::is_error);
+
+/// What a config that load_config() takes asks of a machine that cannot redirect DNS (`why_not`): where the first
+/// `dns: uplink` of a class that is on stands. Nothing: it asks for none.
+std::optional<ConfigError> find_dns_by_uplink(const std::string& file, std::string_view why_not);
 
 /// One document of at most 1 MiB; `name` stands for the file in errors. An empty one is the default configuration.
 tl::expected<Config, ConfigError> parse_config(std::string_view text, const std::string& name);

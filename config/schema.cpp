@@ -12,7 +12,7 @@ namespace novpn {
 namespace {
 
 constexpr Word<WhenNoUplink> kWhenNoUplink[] = {{"block", WhenNoUplink::block}, {"tunnel", WhenNoUplink::tunnel}};
-constexpr Word<Dns> kDns[] = {{"vpn", Dns::vpn}, {"uplink", Dns::uplink, false}};
+constexpr Word<Dns> kDns[] = {{"vpn", Dns::vpn}, {"uplink", Dns::uplink}};
 constexpr Word<OnLeave> kOnLeave[] = {{"end", OnLeave::end}, {"keep", OnLeave::keep}};
 constexpr Word<Marking> kMarking[] = {
     {"auto", Marking::automatic}, {"bpf", Marking::bpf}, {"nft", Marking::nft}, {"net_cls", Marking::net_cls, false}};
@@ -84,7 +84,7 @@ constexpr Key kKeys[] = {
     value("classes.*", "via", of_class<&ClassConfig::via, parse_optional_link_glob>, kOneLinkGlob),
     value("classes.*", "when_no_uplink", of_class<&ClassConfig::when_no_uplink, parse_word<kWhenNoUplink>>,
           "block, tunnel"),
-    value("classes.*", "dns", of_class<&ClassConfig::dns, parse_word<kDns>>, "vpn"),
+    value("classes.*", "dns", of_class<&ClassConfig::dns, parse_word<kDns>>, "vpn, uplink"),
     value("classes.*", "on_leave", of_class<&ClassConfig::on_leave, parse_word<kOnLeave>>, "end, keep"),
     value("classes.*", "table", of_class<&ClassConfig::table, parse_table>, "1 to 4294967295 except 253, 254 and 255"),
     value("classes.*", "mark", of_class<&ClassConfig::mark, parse_mark>,

@@ -352,7 +352,20 @@ int doctor(const std::string& runtime_dir, const Doctor& how) {
 
 int check(const Check& what) {
     const auto config = load_config(what.file);
-    if (config) return print(printable(what.file) + ": ok\n");
+    if (config) {
+        // What this machine can do is asked only where it matters.
+        auto refused = find_dns_by_uplink(what.file, "");
+        const auto obstacle = refused ? kernel_without_redirects() : Expected<std::string>();
+        if (!obstacle)
+            return print(
+                fmt::format("{}: ok, as far as others than root can tell: whether this kernel does dns: uplink "
+                            "says 'sudo novpn check'\n",
+                            printable(what.file)));
+        if (obstacle->empty()) return print(printable(what.file) + ": ok\n");
+        refused = find_dns_by_uplink(what.file, *obstacle);
+        std::fprintf(stderr, "%s\n", to_string(*refused).c_str());
+        return kFailed;
+    }
     // FILE:LINE:COL first, as compilers have it, so that editors can go there.
     std::fprintf(stderr, "%s\n", to_string(config.error()).c_str());
     return kFailed;

@@ -63,6 +63,14 @@ std::string to_explanation(const json::object& answer) {
     };
     write("ordinary", object_of(answer, "ordinary"));
     write(member_heading, object_of(answer, "member"));
+    const json::object& dns = object_of(answer, "dns");
+    if (const auto names = dns_words(dns); !names.empty())
+        text += fmt::format("{:<{}}names are resolved {}\n", "", width, names);
+    if (text_of(dns, "by") == "uplink")
+        text += fmt::format(
+            "{:<{}}but for those that a program asks systemd-resolved for without a DNS query (nss-resolve, "
+            "D-Bus), or any server over HTTPS or TLS\n",
+            "", width);
     return text;
 }
 

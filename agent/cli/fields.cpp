@@ -39,6 +39,25 @@ std::vector<const json::object*> objects_of(const json::object& object, std::str
     return objects;
 }
 
+std::string dns_words(const json::object& dns) {
+    const auto by = text_of(dns, "by");
+    if (by == "vpn") return "by the name servers of the rest of the machine";
+    if (by == "machine") return "by the name servers of the rest of the machine: no VPN has taken over";
+    if (by == "none") return "not at all: nobody says what the uplink's resolver is";
+    if (by != "uplink") return by;
+    std::string servers;
+    if (const json::value* list = dns.if_contains("servers"); list != nullptr && list->is_array())
+        for (const auto& server : list->get_array())
+            if (server.is_string()) servers += (servers.empty() ? "" : ", ") + printable(server.get_string());
+    const auto from = text_of(dns, "from");
+    const char* words = from == "resolved"         ? "systemd-resolved"
+                        : from == "networkd"       ? "systemd-networkd"
+                        : from == "networkmanager" ? "NetworkManager"
+                        : from == "lease"          ? "the DHCP lease"
+                                                   : nullptr;
+    return fmt::format("by {} of the uplink (from {})", servers, words != nullptr ? words : from);
+}
+
 std::string counted(std::int64_t count, std::string_view singular, std::string_view plural) {
     return fmt::format("{} {}", count, count == 1 ? singular : plural);
 }

@@ -25,4 +25,8 @@ std::string table_words(std::int64_t table);
 /// "850 us", "1.2 ms", "2.5 s"
 std::string reaction_words(std::int64_t microseconds);
 
+/// "by 192.168.10.1 of the uplink (from the DHCP lease)": who resolves names, of the `dns` of status and of explain;
+/// empty where that is not said.
+std::string dns_words(const boost::json::object& dns);
+
 } // namespace novpn

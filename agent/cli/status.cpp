@@ -136,6 +136,7 @@ void write_class(std::string& out, const json::object& of_class) {
         line(out, said, member_words(*member));
         said = "";
     }
+    if (const auto names = dns_words(object_of(of_class, "dns")); !names.empty()) line(out, "     names", names);
     const json::object& packets = object_of(of_class, "packets");
     if (packets.empty()) return;
     line(out, "     packets",

@@ -841,6 +841,39 @@ TEST_P(Contract, TheNftTableAndItsElementsComeBackAsTheyWereWritten) {
     EXPECT_EQ(observe().nft, ObservedNft{});
 }
 
+TEST_P(Contract, TheRedirectsComeBackAsTheyWereWritten) {
+    const Mark mark{.value = 0x4e000000, .mask = 0xff000000};
+    const Resolvers resolvers{{ip("127.0.0.53"), ip("192.168.10.1")},
+                              {ip("10.8.0.1"), std::nullopt},
+                              {ip("2001:db8:8::1"), ip("2001:db8:a::1")}};
+    const std::string program = redirect_program_of(mark);
+    auto classes = [&] { return observe().redirects.classes; };
+    using Classes = decltype(classes());
+    EXPECT_EQ(observe().redirects.unavailable, "");
+    EXPECT_EQ(classes(), Classes{});
+    ASSERT_TRUE(apply(CreateCgroup{cgroup}));
+    EXPECT_FALSE(apply(AttachRedirect{"novpn", cgroup})) << "nothing is pinned";
+    EXPECT_FALSE(apply(SetResolvers{"novpn", resolvers})) << "nothing is pinned";
+    ASSERT_TRUE(apply(PinRedirect{"novpn", mark}));
+    EXPECT_EQ(classes(), (Classes{{"novpn", {program, {}, {}}}}));
+    EXPECT_EQ(observe().birth_marks.classes.size(), 0u) << "it is not taken for a mark at birth";
+
+    // Each twice: what is already so is done.
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(AttachRedirect{"novpn", cgroup}));
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(SetResolvers{"novpn", resolvers}));
+    EXPECT_EQ(classes(), (Classes{{"novpn", {program, resolvers, {cgroup}}}}));
+    const Resolvers fewer{{ip("127.0.0.53"), ip("10.20.0.1")}};
+    ASSERT_TRUE(apply(SetResolvers{"novpn", fewer}));
+    EXPECT_EQ(classes(), (Classes{{"novpn", {program, fewer, {cgroup}}}}));
+    ASSERT_TRUE(apply(PinBirthMark{"novpn", {.mark = mark, .taken = 0xff000000}}));
+    EXPECT_EQ(classes().size(), 1u) << "nor a mark at birth for it";
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(DetachRedirect{"novpn", cgroup}));
+    EXPECT_EQ(classes(), (Classes{{"novpn", {program, fewer, {}}}}));
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(UnpinRedirect{"novpn"}));
+    EXPECT_EQ(classes(), Classes{});
+    ASSERT_TRUE(apply(UnpinBirthMark{"novpn"}));
+}
+
 TEST_P(Contract, TheMarkAtBirthComesBackAsItWasWritten) {
     const BirthMark birth{.mark = {.value = 0x4e000000, .mask = 0xff000000}, .taken = 0xff000000};
     const BirthMark other{.mark = {.value = 0x4f000000, .mask = 0xff000000}, .taken = 0xff000000};

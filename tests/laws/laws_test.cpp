@@ -196,7 +196,8 @@ std::optional<Fate> stray_packet(const FakeKernel& kernel, const ClassConfig& c,
     for (const address& destination : destinations()) {
         packets.push_back({destination, c.mark.value, IPPROTO_UDP, 443});
         // With `dns: vpn` queries take the ordinary path on purpose.
-        if (c.dns == Dns::uplink) packets.push_back({destination, c.mark.value, IPPROTO_UDP, 53});
+        if (c.dns == Dns::uplink && can_redirect(observed, config))
+            packets.push_back({destination, c.mark.value, IPPROTO_UDP, 53});
     }
     for (const Packet& packet : packets) {
         auto route = kernel.lookup(packet);
@@ -414,6 +415,16 @@ TEST_F(Laws, NoOperationNamesWhatIsNotOurs) {
         bool operator()(const UnpinBirthMark& op) const {
             return c.observed.birth_marks.classes.contains(op.class_name);
         }
+        bool operator()(const PinRedirect& op) const { return op.mark == c.desired.classes.at(op.class_name).mark; }
+        bool operator()(const SetResolvers& op) const { return c.desired.redirects.contains(op.class_name); }
+        bool operator()(const AttachRedirect& op) const {
+            return below_our_root(op.cgroup) || c.desired.classes.at(op.class_name).matched.contains(op.cgroup);
+        }
+        bool operator()(const DetachRedirect& op) const {
+            const auto& pinned = c.observed.redirects.classes;
+            return pinned.contains(op.class_name) && pinned.at(op.class_name).cgroups.contains(op.cgroup);
+        }
+        bool operator()(const UnpinRedirect& op) const { return c.observed.redirects.classes.contains(op.class_name); }
         bool operator()(const EndSocket&) const { return false; }       // is no difference between two states
         bool operator()(const ForgetNeighbour&) const { return false; } // what has failed is the kernel's to say
     };
@@ -483,7 +494,7 @@ TEST_F(Laws, ReleaseLeavesWhatWasThereBefore) {
         bool rules = std::ranges::any_of(after.rules, [](const Rule& rule) { return is_ours(rule); });
         bool policies = std::ranges::any_of(after.policies, owned_by_us);
         if (routes || rules || policies || after.nft.present || !after.cgroups.empty() ||
-            !after.birth_marks.classes.empty())
+            !after.birth_marks.classes.empty() || !after.redirects.classes.empty())
             return "something of ours is left";
         if (foreign_of(c.state) != before) return "what belongs to others is not as it was";
         if (!diff(after, Desired{}).empty()) return "there is more to release";

@@ -327,6 +327,7 @@ Expected<Observed> FakeKernel::observe(const Scope& scope) {
     observed.birth_marks = {.unavailable = bpf_ ? "" : "no bpffs at /sys/fs/bpf",
                             .directory = "/sys/fs/bpf/novpn-4026531840",
                             .classes = birth_marks_};
+    observed.redirects = {.unavailable = observed.birth_marks.unavailable, .classes = redirects_};
     return observed;
 }
 
@@ -410,6 +411,7 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
         Expected<void> operator()(const RemoveCgroup& op) {
             kernel.cgroups_.erase(op.path);
             for (auto& [_, pinned] : kernel.birth_marks_) pinned.cgroups.erase(op.path);
+            for (auto& [_, pinned] : kernel.redirects_) pinned.cgroups.erase(op.path);
             kernel.processes_.erase(op.path);
             return {};
         }
@@ -462,6 +464,34 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
             pinned->second.cgroups.erase(op.cgroup);
             return {};
         }
+        Expected<void> operator()(const PinRedirect& op) {
+            if (!kernel.bpf_) return system_error(EPERM, "loading a BPF program");
+            kernel.redirects_[op.class_name] = {.program = redirect_program_of(op.mark)};
+            return {};
+        }
+        Expected<void> operator()(const UnpinRedirect& op) {
+            kernel.redirects_.erase(op.class_name);
+            return {};
+        }
+        Expected<void> operator()(const SetResolvers& op) {
+            auto pinned = kernel.redirects_.find(op.class_name);
+            if (pinned == kernel.redirects_.end()) return system_error(ENOENT, "setting resolvers");
+            pinned->second.resolvers = op.resolvers;
+            return {};
+        }
+        Expected<void> operator()(const AttachRedirect& op) {
+            auto pinned = kernel.redirects_.find(op.class_name);
+            if (pinned == kernel.redirects_.end() ||
+                (!kernel.cgroups_.contains(op.cgroup) && !kernel.others_.contains(op.cgroup)))
+                return system_error(ENOENT, "attaching a BPF program");
+            pinned->second.cgroups.insert(op.cgroup);
+            return {};
+        }
+        Expected<void> operator()(const DetachRedirect& op) {
+            auto pinned = kernel.redirects_.find(op.class_name);
+            if (pinned != kernel.redirects_.end()) pinned->second.cgroups.erase(op.cgroup);
+            return {};
+        }
         Expected<void> operator()(const ForgetNeighbour&) { return {}; } // has no neighbours
         Expected<void> operator()(const ChangeElements& op) {
             if (!kernel.nft_.present) return system_error(ENOENT, "changing elements");
@@ -507,6 +537,7 @@ void FakeKernel::remove_other(const std::string& path) {
             continue;
         }
         for (auto& [_, pinned] : birth_marks_) pinned.cgroups.erase(at->first);
+        for (auto& [_, pinned] : redirects_) pinned.cgroups.erase(at->first);
         processes_.erase(at->first);
         at = others_.erase(at);
     }

@@ -67,6 +67,7 @@ class FakeKernel : public Kernel {
     const Link* link(const std::string& name) const;
     const ObservedNft& nft() const { return nft_; }
     const std::map<std::string, ObservedBirthMark>& birth_marks() const { return birth_marks_; }
+    const std::map<std::string, ObservedRedirect>& redirects() const { return redirects_; }
     /// Whether sockets can be marked at birth; not so in the beginning.
     void allow_bpf(bool allowed) { bpf_ = allowed; }
     const std::vector<Address>& addresses() const { return addresses_; }
@@ -104,6 +105,7 @@ class FakeKernel : public Kernel {
     ObservedNft nft_;
     bool bpf_ = false;
     std::map<std::string, ObservedBirthMark> birth_marks_;
+    std::map<std::string, ObservedRedirect> redirects_;
 };
 
 } // namespace novpn::test

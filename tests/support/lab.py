@@ -37,6 +37,10 @@ ECHO = {4: "203.0.113.10", 6: "2001:db8:ffff::10"}
 MEMBER_ECHO = {4: "203.0.113.11", 6: "2001:db8:ffff::11"}
 VPN_SEEN = {4: "203.0.113.20", 6: "2001:db8:ffff:2::20"}
 VPN_DNS, VPN_DNS6 = "10.8.0.1", "2001:db8:8:1::1"
+# What each resolver says of one name, by IPv4 and IPv6: who was asked.
+WHO_NAME = "who.example"
+WHO = {"a": ("192.0.2.1", "2001:db8::1"), "b": ("192.0.2.2", "2001:db8::2"), "vpn": ("192.0.2.3", "2001:db8::3"),
+       "stub": ("192.0.2.4", "2001:db8::4")}
 VPN_NAME = "files.corp.example"  # Resolved by the VPN's name server only, as MEMBER_ECHO.
 
 
@@ -375,7 +379,7 @@ class Lab:
         write("dhcp-script", DHCP_SCRIPT, 0o755)
         write("vpn-script", VPN_SCRIPT, 0o755)
         write("resolvconf", RESOLVCONF, 0o755)
-        for program in ("echo.py", "hang.py", "member.py", "probe.py", "sniff.py"):
+        for program in ("echo.py", "hang.py", "member.py", "probe.py", "query.py", "sniff.py"):
             shutil.copy(HERE / program, self.directory)
 
     def _make_links(self):
@@ -473,6 +477,7 @@ E""", "vpn")
                        f"--dhcp-optsfile={self.directory}/dhcp-options-{site.name}",
                        f"--dhcp-leasefile={self.directory}/leases-{site.name}",
                        "--no-resolv", "--no-hosts", f"--host-record=echo.example,{ECHO[4]},{ECHO[6]}",
+                       f"--host-record={WHO_NAME},{','.join(WHO[site.name])}",
                        namespace=site.router, output=self.directory / f"dnsmasq-{site.name}.log")
         self._make_pki()
         pki = self.directory
@@ -487,6 +492,7 @@ E""", "vpn")
                    f"--listen-address={VPN_DNS},{VPN_DNS6}", "--bind-interfaces", "--no-resolv", "--no-hosts",
                    f"--host-record=echo.example,{ECHO[4]},{ECHO[6]}",
                    f"--host-record={VPN_NAME},{MEMBER_ECHO[4]},{MEMBER_ECHO[6]}",
+                   f"--host-record={WHO_NAME},{','.join(WHO['vpn'])}",
                    namespace="vpn", output=self.directory / "dnsmasq-vpn.log")
 
     def _make_pki(self):

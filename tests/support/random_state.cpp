@@ -408,6 +408,12 @@ class Generator {
             for (const std::string& cgroup : pinned.cgroups)
                 if (chance(percent)) (void)state_.kernel.apply(DetachBirthMark{name, cgroup});
         if (chance(10)) (void)state_.kernel.apply(PinBirthMark{"games", {.mark = {1, 1}, .taken = 1}});
+        for (const auto& [name, pinned] : observed.redirects.classes) {
+            for (const std::string& cgroup : pinned.cgroups)
+                if (chance(percent)) (void)state_.kernel.apply(DetachRedirect{name, cgroup});
+            if (chance(percent)) (void)state_.kernel.apply(SetResolvers{name, {}});
+        }
+        if (chance(10)) (void)state_.kernel.apply(PinRedirect{"games", {1, 1}});
         if (chance(10)) state_.kernel.allow_bpf(false); // an agent with fewer rights than the former
         for (const auto& [path, _] : observed.others) {
             if (!path.ends_with(".scope") || !chance(20)) continue;

@@ -306,6 +306,7 @@ std::string refused_by_schema(const YamlNode& document) {
 
 /// Of two values together, or of the bits of one: no schema can tell.
 const Names kBeyondASchema{"bad_class_without_mark",
+                           "bad_dns_uplink_by_nft",
                            "bad_class_without_numbers",
                            "bad_clash_table",
                            "bad_clash_mark_with_the_default",

@@ -352,7 +352,7 @@ TEST(ConfigBounds, HoldTheSize) {
 TEST(ConfigBounds, KeepMessagesShortAndPrintable) {
     const std::string text = "classes: {novpn: {dns: \"\\e]0;\\u202e\\u0085" + std::string(500000, 'x') + "\"}}";
     EXPECT_EQ(error_of(text), "f:1:24: classes.novpn.dns: '\\x1b]0;\\u{202e}\\u{85}" + std::string(54, 'x') +
-                                  "…' is unknown; allowed: vpn");
+                                  "…' is unknown; allowed: vpn, uplink");
     EXPECT_EQ(to_string(ConfigError{.file = "a\n\xff", .line = 0, .column = 0, .message = "m"}), "a\\x0a\\xff: m");
 }
 
