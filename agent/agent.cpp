@@ -274,6 +274,7 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
 
 /// Where a cold start leaves no other way to find the uplink.
 void Agent::ask_sources(const Observed& observed, const Desired& desired, Clock::time_point now) {
+    if (setup_.watch_name_servers) setup_.watch_name_servers(desired.asks_resolvers);
     if (!setup_.ask_sources) return;
     auto again = inquiry_.ask_at(now, observed, desired);
     if (!again) return;

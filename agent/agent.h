@@ -38,6 +38,7 @@ struct AgentSetup {
     std::function<void(const Config&)> on_config;   ///< a config is in force: at the start, after a reload
     std::function<void(Clock::time_point)> wake_at; ///< asks for a pass then
     std::function<void()> ask_sources;              ///< asks for hints; returns at once, heard() comes later
+    std::function<void(bool)> watch_name_servers;   ///< whether changes of what the sources say of resolvers matter
     std::function<void()> on_stop;                  ///< ends the loop
     /// Whether the apps of a user are to be matched: nothing where that takes time, and heard_of_user() comes later.
     std::function<std::optional<bool>(uid_t, const Allow&)> is_allowed;

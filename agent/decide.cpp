@@ -225,7 +225,11 @@ bool marks_at_birth(const Observed& observed, const Config& config) {
 void add_redirect(Desired& desired, ClassDecision& decision, const ClassConfig& c, const Observed& observed,
                   const Config& config) {
     const bool taken_over = std::ranges::any_of(desired.takeovers, [](const auto& of) { return !of.second.empty(); });
-    decision.dns = decide_dns(decision.ways_out, decision.state == ClassState::tunnel, taken_over, observed, config);
+    decision.dns = decide_dns({.ways_out = decision.ways_out,
+                               .goes_with_the_rest = decision.state == ClassState::tunnel,
+                               .taken_over = taken_over,
+                               .remembered = desired.memory.resolvers},
+                              observed, config);
     desired.asks_resolvers = true;
     const bool is_steered = decision.state == ClassState::steering;
     if (is_steered && decision.dns.state != DnsState::uplink) desired.wants_resolvers = true;
@@ -355,6 +359,7 @@ Desired decide(const Observed& observed, const Config& asked, const Memory& memo
         desired.takeovers[family] = std::move(takeovers);
         desired.rule_order[family] = order_rules(family, observed.rules, config.classes);
     }
+    remember_resolvers(desired.memory, memory, desired.uplinks, observed, config);
     const auto matched = matched_cgroups(config, observed.others, observed.allowed_users, observed.class_slices);
     for (const ClassConfig& c : config.classes) add_class(desired, c, observed, config, memory, cgroup_root, matched);
     if (observed.class_slices)

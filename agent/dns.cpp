@@ -25,13 +25,17 @@ bool holds(const LinkResolvers& said, const Observed& observed) {
 }
 
 /// The servers of a family that the first source names for a link.
-std::vector<address> servers_on(IfIndex link, Family family, const Observed& observed, ResolverSource& from) {
+std::vector<address> servers_on(IfIndex link, Family family, const std::optional<LinkResolvers>& remembered,
+                                const Observed& observed, ResolverSource& from) {
     const LinkResolvers* best = nullptr;
     auto serves = [&](const address& server) { return family_of(server) == family && is_usable(server); };
-    for (const LinkResolvers& said : observed.name_servers.of_links)
+    auto take = [&](const LinkResolvers& said) {
         if (said.link == link && holds(said, observed) && std::ranges::any_of(said.servers, serves) &&
             (!best || said.from < best->from))
             best = &said;
+    };
+    std::ranges::for_each(observed.name_servers.of_links, take);
+    if (remembered) take(*remembered);
     std::vector<address> servers;
     if (!best) return servers;
     from = best->from;
@@ -73,15 +77,14 @@ bool can_redirect(const Observed& observed, const Config& config) {
            observed.redirects.unavailable.empty();
 }
 
-DnsDecision decide_dns(const std::map<Family, Selection>& ways_out, bool goes_with_the_rest, bool taken_over,
-                       const Observed& observed, const Config& config) {
+DnsDecision decide_dns(const DnsQuery& query, const Observed& observed, const Config& config) {
     DnsDecision decision{.state = DnsState::machine};
-    if (goes_with_the_rest) return decision;
+    if (query.goes_with_the_rest) return decision;
     std::map<Family, std::vector<address>> servers;
-    for (const auto& [family, selection] : ways_out) {
+    for (const auto& [family, selection] : query.ways_out) {
         if (!selection.uplink) continue;
         ResolverSource from{};
-        servers[family] = servers_on(selection.uplink->link, family, observed, from);
+        servers[family] = servers_on(selection.uplink->link, family, query.remembered, observed, from);
         if (servers[family].empty()) continue;
         if (decision.servers.empty()) decision.from = from;
         decision.servers.insert(decision.servers.end(), servers[family].begin(), servers[family].end());
@@ -91,7 +94,7 @@ DnsDecision decide_dns(const std::map<Family, Selection>& ways_out, bool goes_wi
     const auto& of_machine = observed.name_servers.of_machine;
     auto is_served = [&](const address& server) { return !servers[family_of(server)].empty(); };
     const bool known = of_machine.empty() ? !servers[Family::ipv4].empty() : std::ranges::any_of(of_machine, is_served);
-    if (!known && !taken_over) return {.state = DnsState::machine};
+    if (!known && !query.taken_over) return {.state = DnsState::machine};
     decision.state = known ? DnsState::uplink : DnsState::none;
     if (!known) decision.servers.clear();
     std::map<Family, std::size_t> next;
@@ -105,6 +108,26 @@ DnsDecision decide_dns(const std::map<Family, Selection>& ways_out, bool goes_wi
             decision.resolvers[server] = there[is_stub ? 0 : next[family_of(server)]++ % there.size()];
     }
     return decision;
+}
+
+void remember_resolvers(Memory& next, const Memory& memory, const std::map<Family, Selection>& uplinks,
+                        const Observed& observed, const Config& config) {
+    next.resolvers = memory.resolvers;
+    next.name_servers_of_tunnel = memory.name_servers_of_tunnel;
+    const std::vector<address>& named = observed.name_servers.of_machine;
+    if (std::ranges::any_of(observed.links,
+                            [&](const Link& link) { return link.up && is_tunnel(link, observed, config); })) {
+        next.name_servers_of_tunnel = named;
+        return;
+    }
+    std::set<IfIndex> links;
+    for (const auto& [_, selection] : uplinks)
+        if (selection.uplink) links.insert(selection.uplink->link);
+    if (links.size() != 1 || named == memory.name_servers_of_tunnel || std::ranges::none_of(named, is_usable)) return;
+    LinkResolvers said{.from = ResolverSource::resolv_conf, .link = *links.begin(), .servers = named};
+    for (const Address& a : observed.addresses)
+        if (a.link == said.link && is_usable(a.local)) said.networks.insert(prefix_of(a.local, a.prefix_length));
+    next.resolvers = said;
 }
 
 } // namespace novpn

@@ -27,9 +27,20 @@ struct DnsDecision {
 /// `dns: uplink` can be done: sockets carry the class's mark, and BPF programs may redirect them.
 bool can_redirect(const Observed& observed, const Config& config);
 
+struct DnsQuery {
+    const std::map<Family, Selection>& ways_out; ///< of the class
+    bool goes_with_the_rest = false;             ///< it has none, and may use the VPN
+    bool taken_over = false;                     ///< by a VPN, in either family
+    const std::optional<LinkResolvers>& remembered;
+};
+
 /// Of a class with `dns: uplink` that is on, where that can be done. Resolvers on loopback and link-local ones, for
 /// which connect() would need a link, do not count.
-DnsDecision decide_dns(const std::map<Family, Selection>& ways_out, bool goes_with_the_rest, bool taken_over,
-                       const Observed& observed, const Config& config);
+DnsDecision decide_dns(const DnsQuery& query, const Observed& observed, const Config& config);
+
+/// Puts what resolv.conf names into the memory, where it is the uplink's: while no tunnel is up. `next` has the rest of
+/// the memory already.
+void remember_resolvers(Memory& next, const Memory& memory, const std::map<Family, Selection>& uplinks,
+                        const Observed& observed, const Config& config);
 
 } // namespace novpn

@@ -24,7 +24,7 @@ struct Hint {
 };
 
 /// Where the resolvers of a link are known from; the words of `status`, the better first.
-enum class ResolverSource { resolved, networkd, networkmanager, lease };
+enum class ResolverSource { resolved, networkd, networkmanager, lease, resolv_conf };
 std::string to_string(ResolverSource source);
 
 /// "On the network of this link, these answer."

@@ -105,9 +105,7 @@ Expected<void> run(const Options& options) {
     auto load = [file = options.config] { return load_config_or_default(file); };
     bool default_dir = options.runtime_dir == kDefaultRuntimeDir;
     std::string no_bpf, no_redirects; // why not
-    std::unique_ptr<FileWatch> name_server_files;
-    auto on_config = [&, default_dir](const Config& config) {
-        name_server_files->watch(dns_by_uplink(config));
+    auto on_config = [default_dir, &no_bpf, &no_redirects](const Config& config) {
         if (dns_by_uplink(config) && !no_redirects.empty())
             spdlog::warn("dns: uplink cannot be done, names are resolved as the VPN has it: {}", no_redirects);
         spdlog::set_level(to_spdlog(config.log_level));
@@ -134,7 +132,7 @@ Expected<void> run(const Options& options) {
     std::unique_ptr<Watch> watch; // outlives the agent, which asks it for passes
     std::unique_ptr<Sources> sources;
     bool sources_hang = false;
-    name_server_files = std::make_unique<FileWatch>(io, "", [&] { sources->ask(); });
+    FileWatch name_server_files(io, "", [&] { sources->ask(); });
     Accounts accounts(io);
     bool running = false;
     Agent* asking = nullptr;
@@ -154,6 +152,7 @@ Expected<void> run(const Options& options) {
                  .on_config = on_config,
                  .wake_at = [&](Clock::time_point when) { watch->wake_at(when); },
                  .ask_sources = [&] { sources_hang = report_hang(sources->ask(), sources_hang); },
+                 .watch_name_servers = [&](bool wanted) { name_server_files.watch(wanted); },
                  .on_stop = [&] { io.stop(); },
                  .is_allowed = is_allowed_user});
     asking = &agent;
@@ -169,7 +168,8 @@ Expected<void> run(const Options& options) {
     auto control = Control::listen(io, agent, options.runtime_dir);
     if (!control) return tl::make_unexpected(control.error());
 
-    // An agent that adopts must know what the former one knew of the resolvers, or it would take them away for a moment.
+    // An agent that adopts must know what the former one knew of the resolvers, or it would take them away for a
+    // moment.
     if (dns_by_uplink(*config)) agent.heard(gather({}, std::chrono::system_clock::now(), kSourcesMaxWait));
     if (auto started = agent.start(); !started) return started;
     auto end = [&](Ending how) {

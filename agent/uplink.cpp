@@ -282,6 +282,7 @@ std::string to_string(ResolverSource source) {
     case ResolverSource::networkd: return "networkd";
     case ResolverSource::networkmanager: return "networkmanager";
     case ResolverSource::lease: return "lease";
+    case ResolverSource::resolv_conf: return "resolv_conf";
     }
     return {};
 }

@@ -44,6 +44,10 @@ struct Memory {
     std::set<std::pair<IfIndex, address>> dead_gateways;
     /// ppp links that were tunnels: they are no modems while the uplink under them is away.
     std::set<IfIndex> ppp_tunnels;
+    /// What resolv.conf(5) named while no tunnel was up, of the one link that was the uplink then.
+    std::optional<LinkResolvers> resolvers;
+    /// What it named while one was: a VPN that ends may leave that behind.
+    std::vector<address> name_servers_of_tunnel;
     bool operator==(const Memory&) const = default;
 };
 

@@ -64,6 +64,26 @@ Finding judge_reverse_path(const std::string& link, const ReversePath& settings,
             fmt::format("sudo sysctl net.ipv4.conf.{}.src_valid_mark=1", link)};
 }
 
+std::optional<Finding> judge_names(const json::object& status, const std::string& beside_dns) {
+    for (const auto* of_class : objects_of(status, "classes")) {
+        const json::object& dns = object_of(*of_class, "dns");
+        if (text_of(dns, "by") != "uplink") continue;
+        const std::string name = text_of(*of_class, "name");
+        if (beside_dns.empty())
+            return Finding{State::ok, "names", fmt::format("names of class {} are resolved {}", name, dns_words(dns)),
+                           ""};
+        return Finding{
+            State::wrong, "names",
+            fmt::format("programs of class {} that ask for names by {} get the VPN's answers: that is no DNS "
+                        "query of theirs, which dns: uplink could redirect",
+                        name, beside_dns),
+            beside_dns == "nscd" ? "sudo systemctl disable --now nscd"
+                                 : "take `resolve` off the line `hosts:` of /etc/nsswitch.conf, and have `dns` "
+                                   "there: it asks systemd-resolved's stub, and so is redirected"};
+    }
+    return std::nullopt;
+}
+
 std::optional<Finding> judge_networkd(const NetworkdSettings& settings) {
     if (!settings.runs) return std::nullopt;
     if (settings.keeps_rules && settings.keeps_routes)

@@ -28,6 +28,8 @@ std::vector<Finding> judge_status(const boost::json::object& status);
 Finding judge_kernel(const Expected<std::string>& no_bpf);
 /// Of the link by which members leave by IPv4.
 Finding judge_reverse_path(const std::string& link, const ReversePath& settings, bool taken_over);
+/// None where no class's names are its uplink's. `beside_dns`: asked_beside_dns().
+std::optional<Finding> judge_names(const boost::json::object& status, const std::string& beside_dns);
 /// None where systemd-networkd does not run.
 std::optional<Finding> judge_networkd(const NetworkdSettings& settings);
 

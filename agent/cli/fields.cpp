@@ -54,6 +54,7 @@ std::string dns_words(const json::object& dns) {
                         : from == "networkd"       ? "systemd-networkd"
                         : from == "networkmanager" ? "NetworkManager"
                         : from == "lease"          ? "the DHCP lease"
+                        : from == "resolv_conf"    ? "resolv.conf before the VPN"
                                                    : nullptr;
     return fmt::format("by {} of the uplink (from {})", servers, words != nullptr ? words : from);
 }

@@ -4,6 +4,7 @@
 #include <cctype>
 #include <fstream>
 #include <map>
+#include <sstream>
 #include <vector>
 
 namespace novpn {
@@ -65,6 +66,20 @@ NetworkdSettings networkd_settings(const fs::path& root) {
     settings.runs = fs::exists(root / "run/systemd/netif/state", error);
     for (const fs::path& file : networkd_files(root)) read_network_section(file, settings);
     return settings;
+}
+
+std::string asked_beside_dns(const fs::path& root) {
+    std::error_code error;
+    if (fs::exists(root / "run/nscd/socket", error)) return "nscd";
+    std::ifstream file(root / "etc/nsswitch.conf");
+    for (std::string line; std::getline(file, line);) {
+        std::istringstream words(line.substr(0, line.find('#')));
+        std::string word;
+        if (!(words >> word) || word != "hosts:") continue;
+        while (words >> word)
+            if (word == "resolve") return "nss-resolve";
+    }
+    return {};
 }
 
 ReversePath reverse_path(const std::string& link, const fs::path& root) {

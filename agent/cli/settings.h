@@ -25,4 +25,8 @@ struct ReversePath {
 };
 ReversePath reverse_path(const std::string& link, const std::filesystem::path& root = "/");
 
+/// By what programs ask for names besides DNS (nsswitch.conf(5)): "nss-resolve", "nscd"; empty: by nothing that answers
+/// in their place.
+std::string asked_beside_dns(const std::filesystem::path& root = "/");
+
 } // namespace novpn

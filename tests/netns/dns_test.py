@@ -4,7 +4,9 @@ import json
 import unittest
 
 from labtest import LabTest, SITES, the_lab
+from clients import NetworkManager
 from lab import PYTHON, VPN_DNS, VPN_DNS6, WHO, WHO_NAME
+import bpf
 
 CONFIG = "classes: {novpn: {dns: uplink}}\n"
 STUBS = ("127.0.0.53", "127.0.0.54", "::1")
@@ -159,13 +161,68 @@ class Dns(DnsTest):
         self.assert_resolved_by("vpn", member=False)
 
 
+    def test_a_socket_from_before_asks_whom_it_asked(self):
+        self.start()
+        process = self.lab.member(member=False)
+        process.new("before", "udp")
+        self.lab.novpn("add", str(process.process.pid))
+        sniffer = self.lab.sniff(VPN_DNS, SITES["a"].gateway)
+        self.assert_same(process.ask_dns("before", VPN_DNS).get("answers"), 1, "answers to a socket from before")
+        self.assertEqual({line.split()[0] for line in sniffer.packets()}, {"tun0"})
+        process.new("after", "udp")
+        self.assert_same(process.ask_dns("after", VPN_DNS).get("answers"), 1, "answers to a socket that was made inside")
+        self.assertEqual({line.split()[0] for line in sniffer.packets()}, {"tun0", "wlan0"})
+
+    def test_each_class_has_its_own(self):
+        """Also where one class's cgroup is inside another's: the inner one decides."""
+        self.lease("a")
+        self.start_agent("""
+classes:
+  novpn: {dns: uplink}
+  work: {dns: vpn, table: 7867, mark: 0x4f000000/0xff000000, preference: 70}
+""")
+        self.vpn_up("def1")
+        self.wait_for_dns(VPN_DNS, by="uplink")
+        root = the_lab.cgroup_mount() / f"novpn-{self.lab.netns_inode()}"
+        sniffer = self.lab.sniff(VPN_DNS, SITES["a"].gateway)
+        work = self.lab.member("work")
+        work.new("udp", "udp")
+        self.assert_same(work.ask_dns("udp", VPN_DNS).get("answers"), 1, "answers to a member of work")
+        self.assertEqual({line.split()[0] for line in sniffer.packets()}, {"tun0"})
+        # The programs of novpn on its parent too: they leave a socket alone that has another class's mark.
+        pins = f"/sys/fs/bpf/novpn-{self.lab.netns_inode()}"
+        self.lab.run(PYTHON, "-c", bpf.ATTACH_PINNED, str(root), f"{pins}/novpn-sendmsg4", bpf.CGROUP_UDP4_SENDMSG)
+        self.assert_same(work.ask_dns("udp", VPN_DNS).get("answers"), 1, "answers to a member of work inside novpn")
+        self.assertEqual({line.split()[0] for line in sniffer.packets()}, {"tun0"})
+
+    def test_doctor_names_what_is_asked_beside_dns(self):
+        self.start()
+        findings = {f["check"]: f for f in json.loads(self.lab.novpn("doctor", "--json", check=False).stdout)["findings"]}
+        self.assertEqual(findings["names"]["state"], "ok", findings)
+        self.lab.shell("echo 'hosts: files resolve dns' > $LAB/nsswitch.conf")
+        findings = {f["check"]: f for f in json.loads(self.lab.novpn("doctor", "--json", check=False).stdout)["findings"]}
+        self.assertEqual(findings["names"]["state"], "wrong", findings)
+
+
 class Unknown(DnsTest):
-    def test_nobody_names_the_resolver(self):
-        """udhcpc leaves no lease to read."""
+    """udhcpc leaves no lease to read."""
+
+    def test_resolv_conf_before_the_vpn_names_the_resolver(self):
         self.start_agent(CONFIG)
-        self.assert_same(self.dns()["by"], "machine", "dns without a VPN")
+        self.wait_for_dns(by="uplink", **{"from": "resolv_conf"})
         self.assert_resolved_by("a")
         self.vpn_up("def1")
+        self.wait_for_dns(VPN_DNS, by="uplink", servers=[SITES["a"].gateway])
+        self.assert_resolved_by("a")
+        self.assert_resolved_by("vpn", member=False)
+        self.vpn_down()
+        self.wait_for_dns(by="uplink", servers=[SITES["a"].gateway])
+        self.assert_resolved_by("a")
+
+    def test_nobody_names_the_resolver(self):
+        self.lab.vpn_up("def1")
+        self.start_agent(CONFIG)
+        self.wait_for_takeover()
         self.wait_for_dns(VPN_DNS, by="none")
         self.assert_same(self.ask("udp", VPN_DNS), {"error": "PermissionError"}, "a member's query")
         self.assert_resolved_by("vpn", member=False)
@@ -176,6 +233,24 @@ class Unknown(DnsTest):
         self.wait_for_dns(by="uplink")
         self.assert_resolved_by("a")
         self.assertNotIn("dns", {warning["code"] for warning in self.agent.status()["warnings"]})
+
+
+class ByNetworkManager(DnsTest):
+    configured = False
+
+    def test_networkmanager_names_the_resolvers(self):
+        nm = NetworkManager(self.lab)
+        nm.add_link("wlan0")
+        nm.up("lab-wlan0")
+        the_lab.wait_until(lambda: self.lab.has_default(4, "wlan0") and self.lab.has_default(6, "wlan0"), 20, "a lease and a router",
+                           nm.log.read_text)
+        self.lab.vpn_up("def1")
+        self.start_agent(CONFIG)
+        dns = self.wait_for_dns(by="uplink", **{"from": "networkmanager"})
+        self.assertEqual(dns["servers"][0], SITES["a"].gateway)
+        self.resolv_conf(VPN_DNS)
+        self.wait_for_dns(VPN_DNS)
+        self.assert_resolved_by("a")
 
 
 class NoBpffs(DnsTest):

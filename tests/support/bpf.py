@@ -71,6 +71,21 @@ def attach_marking(cgroup, bits, flags=ALLOW_MULTI):
         _bpf(PROG_ATTACH, struct.pack("=IIIII", target, fd, CGROUP_INET_SOCK_CREATE, flags, 0))
 
 
+# For a process where the pin is: attaches it to a cgroup. Arguments: cgroup, pin, attach type.
+CGROUP_UDP4_SENDMSG = 14
+ATTACH_PINNED = f"""
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def bpf(command, attributes):
+    result = libc.syscall({SYS_BPF}, command, ctypes.create_string_buffer(attributes, len(attributes)), len(attributes))
+    assert result >= 0, os.strerror(ctypes.get_errno())
+    return result
+path = ctypes.create_string_buffer(sys.argv[2].encode())
+program = bpf(7, struct.pack("=QII", ctypes.addressof(path), 0, 0))
+bpf({PROG_ATTACH}, struct.pack("=IIIII", os.open(sys.argv[1], os.O_RDONLY), program, int(sys.argv[3]), {ALLOW_MULTI}, 0))
+"""
+
+
 def detach(cgroup, name):
     """Takes the programs of that name off the cgroup."""
     for number, found in attached(cgroup):

@@ -27,6 +27,7 @@ TEST(StatusText, SaysEverythingInOrder) {
         "classes": [
             {"name": "novpn", "table": 7866, "mark": 1308622848, "mask": 4278190080, "preference": 64,
              "state": "steering", "backend": ["bpf", "nft"],
+             "dns": {"by": "uplink", "servers": ["192.168.10.1", "2001:db8:a::1"], "from": "resolved", "asked": ["127.0.0.53"]},
              "members": [{"cgroup": "novpn-4026531840/novpn", "selector": "run", "processes": 1, "old_sockets": 0},
                          {"cgroup": "user.slice/app-spotify-12.scope", "selector": "app spotify", "processes": 4,
                           "old_sockets": 2}],
@@ -51,6 +52,7 @@ class novpn    steering past the VPN
                table 7866, mark 0x4e000000/0xff000000, preference 64, by bpf, nft
      members   novpn-4026531840/novpn (run): 1 process
                user.slice/app-spotify-12.scope (app spotify): 4 processes, 2 sockets from before it joined, still in the VPN
+     names     by 192.168.10.1, 2001:db8:a::1 of the uplink (from systemd-resolved)
      packets   120 marked, 3 masqueraded, 0 dropped
 class games    off
                table 7867, mark 0x4f000000/0xff000000, preference 65

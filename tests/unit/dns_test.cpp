@@ -141,6 +141,43 @@ TEST(DnsByUplink, UnderAVpnNobodyIsAskedWhereNobodySaysWho) {
     EXPECT_TRUE(laptop.desired().wants_resolvers);
 }
 
+TEST(DnsByUplink, WhatResolvConfNamedBeforeTheVpnIsRemembered) {
+    Laptop laptop;
+    laptop.forget();
+    laptop.take_over(false);
+    laptop.observed.links[1].up = false;
+    laptop.observed.name_servers.of_machine = {ip("127.0.0.1"), ip("192.168.10.7")};
+    const Memory before = laptop.desired().memory;
+    EXPECT_EQ(laptop.dns().state, DnsState::uplink);
+    EXPECT_THAT(laptop.dns().servers, ElementsAre(ip("192.168.10.7")));
+    EXPECT_EQ(laptop.dns().from, ResolverSource::resolv_conf);
+
+    // The VPN's client names its server before it takes over, and leaves that behind for a moment.
+    laptop.observed.links[1].up = true;
+    laptop.observed.name_servers.of_machine = {ip("10.8.0.1")};
+    const Desired with_vpn = decide(laptop.observed, laptop.config, before, kRoot);
+    EXPECT_THAT(with_vpn.classes.at("novpn").dns.servers, ElementsAre(ip("192.168.10.7")));
+    laptop.observed.links[1].up = false;
+    const Desired after = decide(laptop.observed, laptop.config, with_vpn.memory, kRoot);
+    EXPECT_THAT(after.classes.at("novpn").dns.servers, ElementsAre(ip("192.168.10.7")));
+
+    laptop.observed.name_servers.of_machine = {ip("192.168.10.8")};
+    const Desired renewed = decide(laptop.observed, laptop.config, after.memory, kRoot);
+    EXPECT_THAT(renewed.classes.at("novpn").dns.servers, ElementsAre(ip("192.168.10.8")));
+    laptop.observed.addresses[0].local = ip("10.20.0.50");
+    laptop.observed.name_servers.of_machine = {ip("10.8.0.1")};
+    laptop.observed.links[1].up = true;
+    laptop.take_over();
+    EXPECT_EQ(decide(laptop.observed, laptop.config, renewed.memory, kRoot).classes.at("novpn").dns.state,
+              DnsState::none)
+        << "it was another network's";
+    laptop = Laptop();
+    laptop.say(ResolverSource::lease, kWlan, {ip("192.168.10.1")});
+    EXPECT_EQ(decide(laptop.observed, laptop.config, before, kRoot).classes.at("novpn").dns.from,
+              ResolverSource::networkd)
+        << "a source is better";
+}
+
 TEST(DnsByUplink, TheOtherFamilyIsRefusedWhereItHasNoResolver) {
     Laptop laptop;
     laptop.observed.name_servers.of_machine = {ip("2001:db8:8::1"), ip("10.8.0.1")};

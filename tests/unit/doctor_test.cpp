@@ -43,6 +43,22 @@ TEST(JudgeReversePath, FearsTheStrictOneWithoutTheMark) {
               (std::pair{State::wrong, std::string("sudo sysctl net.ipv4.conf.wlan0.src_valid_mark=1")}));
 }
 
+TEST(JudgeNames, WhatAsksBesideDnsIsNotRedirected) {
+    const auto by = [](const char* who) {
+        json::object status = object(R"({"classes": [{"name": "novpn", "dns": {"by": "vpn"}},
+            {"name": "games", "dns": {"servers": ["192.168.10.1"], "from": "lease"}}]})");
+        status["classes"].as_array()[1].as_object()["dns"].as_object()["by"] = who;
+        return status;
+    };
+    EXPECT_EQ(judge_names(by("vpn"), "nss-resolve"), std::nullopt);
+    EXPECT_EQ(judge_names(by("uplink"), ""),
+              (Finding{State::ok, "names",
+                       "names of class games are resolved by 192.168.10.1 of the uplink (from the DHCP lease)", ""}));
+    EXPECT_EQ(judge_names(by("uplink"), "nss-resolve")->state, State::wrong);
+    EXPECT_NE(judge_names(by("uplink"), "nss-resolve")->mend.find("/etc/nsswitch.conf"), std::string::npos);
+    EXPECT_NE(judge_names(by("uplink"), "nscd")->mend.find("nscd"), std::string::npos);
+}
+
 class Files : public testing::Test {
   protected:
     void SetUp() override { fs::create_directories(root_); }
@@ -53,6 +69,16 @@ class Files : public testing::Test {
     }
     fs::path root_ = fs::temp_directory_path() / ("novpn-doctor-" + std::to_string(::getpid()));
 };
+
+TEST_F(Files, NsswitchSaysWhoIsAskedBesideDns) {
+    EXPECT_EQ(asked_beside_dns(root_), "");
+    write("etc/nsswitch.conf", "passwd: files resolve\nhosts: files mdns4_minimal [NOTFOUND=return] dns # resolve\n");
+    EXPECT_EQ(asked_beside_dns(root_), "");
+    write("etc/nsswitch.conf", " hosts:\tfiles resolve [!UNAVAIL=return] dns\n");
+    EXPECT_EQ(asked_beside_dns(root_), "nss-resolve");
+    write("run/nscd/socket", "");
+    EXPECT_EQ(asked_beside_dns(root_), "nscd");
+}
 
 TEST_F(Files, NetworkdIsReadAsItReadsItself) {
     EXPECT_EQ(networkd_settings(root_), NetworkdSettings{});
