@@ -246,11 +246,16 @@ class ByNetworkManager(DnsTest):
                            nm.log.read_text)
         self.lab.vpn_up("def1")
         self.start_agent(CONFIG)
-        dns = self.wait_for_dns(by="uplink", **{"from": "networkmanager"})
-        self.assertEqual(dns["servers"][0], SITES["a"].gateway)
+        self.wait_for_dns(by="uplink", servers=[SITES["a"].gateway], **{"from": "networkmanager"})
         self.resolv_conf(VPN_DNS)
         self.wait_for_dns(VPN_DNS)
         self.assert_resolved_by("a")
+        # In the place of the lease's.
+        nm.nmcli("connection", "modify", "lab-wlan0", "ipv4.dns", SITES["a"].second_gateway, "ipv4.ignore-auto-dns", "yes",
+                 "ipv6.dns", f"{SITES['a'].net6}:1", "ipv6.ignore-auto-dns", "yes")
+        nm.nmcli("device", "reapply", "wlan0")
+        self.resolv_conf("127.0.0.53")
+        self.wait_for_dns("127.0.0.53", servers=[SITES["a"].second_gateway, f"{SITES['a'].net6}:1"])
 
 
 class NoBpffs(DnsTest):

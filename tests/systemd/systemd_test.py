@@ -104,6 +104,11 @@ class Package(machine.MachineTest):
         self.machine.run("sh", "-c", f"echo 'classes: {{novpn: {{enabled: false}}}}' > {config}")
         self.machine.run("systemctl", "reload", "novpnd")
         self.assertEqual((self.status()["classes"][0]["state"], self.pid()), ("off", pid))
+        # Its rights are enough for the programs that redirect DNS.
+        self.machine.run("sh", "-c", f"echo 'classes: {{novpn: {{dns: uplink}}}}' > {config}")
+        self.machine.run("systemctl", "reload", "novpnd")
+        self.assertNotEqual(self.status()["classes"][0]["dns"]["by"], "vpn", self.machine.journal())
+        self.assertIn("novpn-getpeername6", self.kernel())
         self.machine.run("rm", config)
         self.machine.run("systemctl", "reload", "novpnd")
         self.assertEqual(self.kernel(), before)
