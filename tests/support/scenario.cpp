@@ -183,6 +183,9 @@ void Player::play(const std::string& text, const std::vector<std::string>& block
         return (void)kernel_.apply(RemoveCgroup{cgroup_of(class_of(words), kCgroupRoot)});
     if (what == "hint") return change_hints(words);
     if (what == "neighbour") return add_neighbour(words);
+    if (what == "resolver") return change_resolvers(text);
+    if (what == "nameserver") return change_name_servers(text);
+    if (what == "dns") return expect(text, dns(words[1]));
     if (what == "agent") return run_agent(words);
     if (what == "on" || what == "off") return switch_class(words);
     if (what == "bpf") return kernel_.allow_bpf(words[1] == "allowed");
@@ -395,6 +398,50 @@ void Player::add_neighbour(const Words& words) {
     if (words[4] != "failed") throw std::invalid_argument("expected failed");
     hints_.neighbours.push_back(
         {.link = index_of(words[3]), .host = boost::asio::ip::make_address(words[1]), .state = NeighbourState::failed});
+}
+
+/// resolver SOURCE dev NAME ADDRESS…
+void Player::change_resolvers(const std::string& text) {
+    std::istringstream words(text);
+    std::string word, source, dev, link;
+    words >> word >> source >> dev >> link;
+    auto& known = hints_.name_servers.of_links;
+    if (source == "none") {
+        known.clear();
+        return tell_of_files();
+    }
+    LinkResolvers said{.from = ResolverSource::resolved, .link = index_of(link)};
+    while (to_string(said.from) != source) {
+        if (said.from == ResolverSource::resolv_conf) throw std::invalid_argument("no source " + source);
+        said.from = static_cast<ResolverSource>(static_cast<int>(said.from) + 1);
+    }
+    while (words >> word) said.servers.push_back(boost::asio::ip::make_address(word));
+    for (const Address& a : kernel_.addresses())
+        if (a.link == said.link) said.networks.insert(prefix_of(a.local, a.prefix_length));
+    known.push_back(said);
+    tell_of_files();
+}
+
+/// nameserver ADDRESS…
+void Player::change_name_servers(const std::string& text) {
+    std::istringstream words(text);
+    std::string word;
+    words >> word;
+    hints_.name_servers.of_machine.clear();
+    while (words >> word) hints_.name_servers.of_machine.push_back(boost::asio::ip::make_address(word));
+    tell_of_files();
+}
+
+/// As inotify on the files of the sources does, while they are of use.
+void Player::tell_of_files() {
+    if (agent_->desired() && agent_->desired()->asks_resolvers) agent_->heard(hints_);
+}
+
+std::string Player::dns(const std::string& class_name) const {
+    const DnsDecision& dns = now().classes.at(class_name).dns;
+    std::string text = fmt::format("dns {} {}", class_name, to_string(dns.state));
+    for (const address& server : dns.servers) text += " " + server.to_string();
+    return text;
 }
 
 void Player::run_agent(const Words& words) {

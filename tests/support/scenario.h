@@ -47,6 +47,10 @@ class Player {
     void change_policy(const Words& words);
     void change_hints(const Words& words);
     void add_neighbour(const Words& words);
+    void change_resolvers(const std::string& text);
+    void change_name_servers(const std::string& text);
+    void tell_of_files();
+    std::string dns(const std::string& class_name) const;
     void run_agent(const Words& words);
     Pass run_pass();
     IfIndex index_of(const std::string& link) const;
