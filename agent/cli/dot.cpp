@@ -14,7 +14,7 @@ namespace {
 namespace json = boost::json;
 
 /// A string of the language: names are chosen by others.
-std::string quoted(std::string_view text) {
+std::string dot_string(std::string_view text) {
     std::string out = "\"";
     for (const char c : text) {
         if (c == '"' || c == '\\') out += '\\';
@@ -31,15 +31,15 @@ class Graph {
     /// False where it is there already.
     bool node(const std::string& id, const std::string& label, std::string_view attributes = {}) {
         if (!nodes_.insert(id).second) return false;
-        body_ += fmt::format("  {} [label={}{}]\n", quoted(id), quoted(label), attributes);
+        body_ += fmt::format("  {} [label={}{}]\n", dot_string(id), dot_string(label), attributes);
         return true;
     }
     void edge(const std::string& from, const std::string& to, const std::string& label = {},
               std::string_view attributes = {}) {
-        body_ += fmt::format("  {} -> {} [label={}{}]\n", quoted(from), quoted(to), quoted(label), attributes);
+        body_ += fmt::format("  {} -> {} [label={}{}]\n", dot_string(from), dot_string(to), dot_string(label), attributes);
     }
     std::string text(const std::string& title) const {
-        return "digraph novpn {\n  rankdir=LR\n  label=" + quoted(title) +
+        return "digraph novpn {\n  rankdir=LR\n  label=" + dot_string(title) +
                "\n  labelloc=t\n  node [shape=box, fontname=sans]\n  edge [fontname=sans, fontsize=10]\n" + body_ +
                "}\n";
     }
