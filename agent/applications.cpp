@@ -1,5 +1,6 @@
 #include "agent/applications.h"
 
+#include "agent/desktop_entry.h"
 #include "rules/cgroup.h"
 #include "rules/cgroup_watch.h"
 
@@ -17,36 +18,20 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kSuffix = ".desktop";
 
-struct DesktopFile {
-    std::string name;
-    bool shown = true;
-};
+/// Far above any that is one.
+constexpr std::size_t kMaxDesktopFile = std::size_t{1} << 20;
 
-/// Its group [Desktop Entry] only; those that follow are actions of it.
-DesktopFile read_desktop_file(const fs::path& path) {
-    DesktopFile read;
-    std::ifstream file(path);
-    bool in_entry = false;
-    for (std::string line; std::getline(file, line);) {
-        if (line.starts_with('[')) in_entry = line == "[Desktop Entry]";
-        if (!in_entry) continue;
-        if (line.starts_with("Name=")) read.name = line.substr(5);
-        if (line == "NoDisplay=true" || line == "Hidden=true") read.shown = false;
-    }
-    return read;
-}
-
-void add_installed_in(Applications& to, const fs::path& directory) {
+void add_files_in(DesktopFiles& to, const fs::path& directory) {
     std::error_code error;
     fs::recursive_directory_iterator at(directory, fs::directory_options::skip_permission_denied, error);
     for (; !error && at != fs::recursive_directory_iterator(); at.increment(error)) {
-        std::string id = fs::relative(at->path(), directory, error).string();
-        if (error || !id.ends_with(kSuffix) || !at->is_regular_file(error)) continue;
+        // By its own place: flatpak's are symbolic links to elsewhere.
+        std::string id = at->path().lexically_relative(directory).string();
+        std::error_code dangling;
+        if (!id.ends_with(kSuffix) || !at->is_regular_file(dangling)) continue;
         id.resize(id.size() - kSuffix.size());
         std::ranges::replace(id, '/', '-');
-        const DesktopFile read = read_desktop_file(at->path());
-        // The first directory decides.
-        if (read.shown && !id.empty()) to.try_emplace(id, Application{.name = read.name, .installed = true});
+        if (!id.empty()) to.try_emplace(id, at->path().string());
     }
 }
 
@@ -63,8 +48,29 @@ std::string best_of(const std::vector<std::string>& ids, const Applications& kno
 
 } // namespace
 
-void add_installed(Applications& to, const std::vector<std::string>& data_directories) {
-    for (const std::string& directory : data_directories) add_installed_in(to, directory + "/applications");
+std::optional<std::string> read_desktop_file(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    std::string text(kMaxDesktopFile + 1, '\0');
+    file.read(text.data(), static_cast<std::streamsize>(text.size()));
+    if (file.bad() || file.gcount() <= 0) return std::nullopt;
+    text.resize(static_cast<std::size_t>(file.gcount()));
+    return text.size() > kMaxDesktopFile ? std::nullopt : std::optional(std::move(text));
+}
+
+DesktopFiles desktop_files(const std::vector<std::string>& data_directories) {
+    DesktopFiles files;
+    for (const std::string& directory : data_directories) add_files_in(files, directory + "/applications");
+    return files;
+}
+
+void add_installed(Applications& to, const DesktopFiles& files) {
+    for (const auto& [id, path] : files) {
+        const auto text = read_desktop_file(path);
+        if (!text) continue;
+        const DesktopEntry entry = parse_desktop_entry(*text);
+        if (entry.type == "Application" && !entry.no_display && !entry.hidden)
+            to.try_emplace(id, Application{.name = entry.name, .installed = true});
+    }
 }
 
 void add_running(Applications& to, uid_t uid) {

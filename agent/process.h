@@ -32,6 +32,8 @@ class Process {
         , pidfd_(std::move(pidfd)) {}
 
     pid_t pid() const { return pid_; }
+    /// Close-on-exec; readable once the process has ended.
+    int fd() const { return pidfd_.get(); }
     /// Alive means not reaped either: the number still is this process's.
     bool alive() const;
     /// Read of /proc, and then alive(): what was read is of this process. no_such_process otherwise.

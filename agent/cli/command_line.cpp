@@ -62,6 +62,9 @@ class Words {
         add_switch("on", "Turn a class on again", on_);
         json_flag(add("apps", "Say what can be written in apps: of a class: what runs, and what is installed", apps_),
                   apps_.json);
+        CLI::App* launcher = add("desktop-entry", "Write a launcher that starts an application in a class", launcher_);
+        class_option(launcher, launcher_.class_name);
+        launcher->add_option("ID", launcher_.id, "The application, as 'novpn apps' has it")->type_name("")->required();
         CLI::App* status = add("status", "Say how things are", status_);
         json_flag(status, status_.json);
         status->add_flag("--dot", status_.dot, "As a graph for graphviz: novpn status --dot | dot -Tsvg > now.svg")
@@ -117,7 +120,9 @@ class Words {
     void add_run() {
         CLI::App* word = add("run", "Run a program outside the VPN", run_);
         word->add_flag("--anyway", run_.anyway, "Run it also where no agent does: the ordinary way, until one runs");
-        word->footer("novpn run [--class C] [--anyway] [--] CMD [ARG...]\nAll that follows CMD is its own.");
+        word->add_flag("--shell", run_.shell, "Run your login shell");
+        word->footer("novpn run [--class C] [--anyway] [--] CMD [ARG...]\nnovpn run [--class C] [--anyway] "
+                     "--shell\nAll that follows CMD is its own.");
         class_option(word, run_.class_name);
     }
     void add_membership() {
@@ -163,6 +168,7 @@ class Words {
     Reload reload_;
     Metrics metrics_;
     Apps apps_;
+    Launcher launcher_;
     Down down_;
 };
 
@@ -198,7 +204,8 @@ tl::expected<CommandLine, Instead> parse(const std::vector<std::string>& argumen
     auto command = words.given();
     if (!command) return wrong_usage("what to do is missing");
     if (Run* run = std::get_if<Run>(&*command)) {
-        if (program.empty()) return wrong_usage("run needs a program to run");
+        if (program.empty() && !run->shell) return wrong_usage("run needs a program to run, or --shell");
+        if (!program.empty() && run->shell) return wrong_usage("run takes a program or --shell, not both");
         run->command = std::move(program);
     }
     line.command = std::move(*command);

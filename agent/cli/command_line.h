@@ -13,8 +13,9 @@ namespace novpn::cli {
 
 struct Run {
     std::string class_name = "novpn";
-    std::vector<std::string> command; ///< never empty
+    std::vector<std::string> command; ///< empty with `shell` only
     bool anyway = false;              ///< also where no agent runs
+    bool shell = false;               ///< the caller's login shell
     bool operator==(const Run&) const = default;
 };
 
@@ -86,12 +87,19 @@ struct Apps {
     bool operator==(const Apps&) const = default;
 };
 
+/// `desktop-entry`.
+struct Launcher {
+    std::string id;
+    std::string class_name = "novpn";
+    bool operator==(const Launcher&) const = default;
+};
+
 struct Metrics {
     bool operator==(const Metrics&) const = default;
 };
 
-using Command =
-    std::variant<Run, Add, Remove, Switch, Status, Watch, Explain, Plan, Doctor, Check, Reload, Metrics, Down, Apps>;
+using Command = std::variant<Run, Add, Remove, Switch, Status, Watch, Explain, Plan, Doctor, Check, Reload, Metrics,
+                             Down, Apps, Launcher>;
 
 struct CommandLine {
     std::string runtime_dir = "/run/novpn";

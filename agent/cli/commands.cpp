@@ -8,6 +8,8 @@
 #include "agent/cli/event.h"
 #include "agent/cli/explanation.h"
 #include "agent/cli/fields.h"
+#include "agent/cli/handover.h"
+#include "agent/cli/launcher.h"
 #include "agent/cli/name.h"
 #include "agent/cli/scope.h"
 #include "agent/cli/status.h"
@@ -23,9 +25,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
+#include <filesystem>
 #include <fmt/format.h>
 #include <fstream>
 #include <map>
+#include <pwd.h>
 #include <random>
 #include <unistd.h>
 
@@ -109,6 +113,44 @@ std::string described(const std::vector<std::string>& command) {
     for (const std::string& word : command) text += " " + printable(word);
     if (text.size() > kLongest) text.resize(kLongest);
     return text;
+}
+
+/// The caller's, as the system's users have it (passwd(5)).
+std::string login_shell() {
+    const passwd* user = ::getpwuid(::geteuid());
+    return user != nullptr && user->pw_shell != nullptr && *user->pw_shell != '\0' ? user->pw_shell : "/bin/sh";
+}
+
+/// What a person should know before the program starts; it starts all the same.
+void note(const std::string& text) { std::fprintf(stderr, "novpn: %s\n", printable(text).c_str()); }
+
+/// Of the instances that run already, one outside of the class; none where one is inside, which may be the one that
+/// takes over.
+std::optional<pid_t> instance_outside(const std::string& runtime_dir, const std::string& class_name,
+                                      const std::vector<pid_t>& instances) {
+    // More than that, and they are not one for all.
+    constexpr std::size_t kMost = 4;
+    if (instances.size() > kMost) return std::nullopt;
+    for (const pid_t pid : instances) {
+        const auto answer = ask(runtime_dir, "Explain", {{"destination", "192.0.2.1"}, {"pid", pid}}, "asking");
+        if (!answer || text_of(*answer, "process_class") == class_name) return std::nullopt;
+    }
+    return instances.empty() ? std::nullopt : std::optional(instances.front());
+}
+
+HandoverWatch watch_for_handover(const std::string& runtime_dir, const std::string& class_name,
+                                 const std::vector<std::string>& command) {
+    const char* path = ::getenv("PATH");
+    const Surroundings where{.data_directories = data_directories(), .path = path ? path : "/usr/bin:/bin"};
+    const auto instances = [&command, where] { return running_instances(command, ::geteuid(), where); };
+    const auto outside = instance_outside(runtime_dir, class_name, instances());
+    if (!outside) return {};
+    const std::string process = described(*outside);
+    return HandoverWatch::start(*outside, instances, [=] {
+        note(fmt::format("running {}: the window opened in {}, which is not in class {}; end that one first, or "
+                         "'novpn add {}' for what it opens from now on",
+                         command.front(), process, class_name, *outside));
+    });
 }
 
 std::string time_of_day() {
@@ -224,7 +266,14 @@ Expected<std::vector<std::string>> planned_commands(const std::string& runtime_d
 } // namespace
 
 int run(const std::string& runtime_dir, const Run& what) {
-    const std::string description = described(what.command);
+    const std::vector<std::string> command = what.shell ? std::vector{login_shell()} : what.command;
+    const std::string description = described(command);
+    if (const auto own = own_scope_of(command); own && systemd_runs())
+        note(fmt::format("running {0}: {1} moves it into a scope of its own, which is in class {2} where the config "
+                         "has 'apps: [{3}]' for that class",
+                         command.front(), own->made_by, what.class_name, to_yaml(own->id)));
+    // Before this process is a member, so that what watches is none.
+    const HandoverWatch watch = watch_for_handover(runtime_dir, what.class_name, command);
     const auto joined = join(runtime_dir, what.class_name, ::getpid(), "this process", description);
     if (!joined) {
         const bool goes_on = what.anyway && !agent_runs(joined.error());
@@ -236,13 +285,15 @@ int run(const std::string& runtime_dir, const Run& what) {
     if (::setenv("NOVPN_CLASS", what.class_name.c_str(), 1) != 0)
         return fail(system_error(errno, "setting NOVPN_CLASS").value(), kRunFailed);
 
-    std::vector<std::string> words = what.command;
+    std::vector<std::string> words = command;
     std::vector<char*> arguments;
     arguments.reserve(words.size() + 1);
     for (auto& word : words) arguments.push_back(word.data());
     arguments.push_back(nullptr);
+    watch.program_starts();
     ::execvp(arguments.front(), arguments.data());
     const int reason = errno;
+    watch.program_failed();
     return fail(system_error(reason, "running " + words.front()).value(),
                 reason == ENOENT ? kNotFound : kCannotExecute);
 }
@@ -379,7 +430,7 @@ int reload(const std::string& runtime_dir) {
 
 int apps(const Apps& how) {
     Applications found;
-    add_installed(found, data_directories());
+    add_installed(found, desktop_files(data_directories()));
     add_running(found, ::geteuid());
     json::array list;
     std::string text;
@@ -393,6 +444,20 @@ int apps(const Apps& how) {
     }
     if (how.json) return print(json::serialize(json::object{{"apps", std::move(list)}}) + "\n");
     return print(text.empty() ? "no application runs here, and none is installed\n" : text);
+}
+
+int desktop_entry(const std::string& runtime_dir, const Launcher& what) {
+    const std::string doing = "writing a launcher of " + what.id;
+    if (!is_class_name(what.class_name))
+        return fail(Error{.code = {}, .doing = doing, .detail = what.class_name + " is no name of a class"});
+    std::error_code error;
+    const std::string self = std::filesystem::read_symlink("/proc/self/exe", error).string();
+    std::vector<std::string> run{error ? "novpn" : self, "run", "--class", what.class_name};
+    if (!has_class_slices(runtime_dir)) run.insert(run.end(), {"--runtime-dir", runtime_dir});
+    run.emplace_back("--");
+    const auto path =
+        write_launcher({.id = what.id, .class_name = what.class_name, .run = run}, data_directories(), systemd_runs());
+    return path ? print(*path + "\n") : fail(path.error());
 }
 
 int metrics(const std::string& runtime_dir) {

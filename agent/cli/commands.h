@@ -23,6 +23,8 @@ int doctor(const std::string& runtime_dir, const Doctor& how);
 int check(const Check& what);
 int reload(const std::string& runtime_dir);
 int apps(const Apps& how);
+/// Prints the path of what it has written.
+int desktop_entry(const std::string& runtime_dir, const Launcher& what);
 int metrics(const std::string& runtime_dir);
 int down(const std::string& runtime_dir, const Down& how);
 

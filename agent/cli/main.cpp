@@ -37,6 +37,7 @@ int main(int argc, char** argv) try {
                                  [&](const cli::Check& what) { return cli::check(what); },
                                  [&](const cli::Reload&) { return cli::reload(dir); },
                                  [&](const cli::Apps& how) { return cli::apps(how); },
+                                 [&](const cli::Launcher& what) { return cli::desktop_entry(dir, what); },
                                  [&](const cli::Metrics&) { return cli::metrics(dir); },
                                  [&](const cli::Down& how) { return cli::down(dir, how); }},
                       line->command);

@@ -25,7 +25,7 @@ _novpn() {
     case $command in
     '')
         options+=' --version'
-        words='run add remove off on status watch explain plan doctor apps check reload metrics down'
+        words='run add remove off on status watch explain plan doctor apps desktop-entry check reload metrics down'
         ;;
     run)
         # What follows the program is the program's own.
@@ -42,7 +42,7 @@ _novpn() {
             return
         fi
         [[ $current = -* ]] || mapfile -t COMPREPLY < <(compgen -c -- "$current")
-        options+=' --class --anyway'
+        options+=' --class --anyway --shell'
         ;;
     add) options+=' --class'; words=$(cd /proc && echo [0-9]*) ;;
     remove) words=$(cd /proc && echo [0-9]*) ;;
@@ -50,6 +50,7 @@ _novpn() {
     on) words=$(_novpn_classes) ;;
     status) options+=' --json --dot' ;;
     watch | doctor | apps) options+=' --json' ;;
+    desktop-entry) options+=' --class'; words=$(novpn apps 2>/dev/null | cut -d' ' -f1) ;;
     explain) options+=' --json --class --pid' ;;
     plan) options+=' --json --config' ;;
     check) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;

@@ -3,7 +3,7 @@
 function __novpn_classes
     novpn status --json 2>/dev/null | string match -rga '"name":"([a-z][a-z0-9_]*)","table"'
 end
-set -l commands run add remove off on status watch explain plan doctor apps check reload metrics down
+set -l commands run add remove off on status watch explain plan doctor apps desktop-entry check reload metrics down
 function __novpn_in
     __fish_seen_subcommand_from $argv
 end
@@ -23,13 +23,16 @@ complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a explain -d '
 complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a plan -d 'Print what the agent would change now'
 complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a doctor -d 'Look for what is wrong, and say how to mend it'
 complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a apps -d 'Say what can be written in apps: of a class'
+complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a desktop-entry -d 'Write a launcher that starts an application in a class'
 complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a check -d 'Say whether a config file is right'
 complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a reload -d 'Have the agent read its config again'
 complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a metrics -d 'Print OpenMetrics text'
 complete -c novpn -n "not __fish_seen_subcommand_from $commands" -a down -d 'Have the agent release everything and end'
 complete -c novpn -n '__novpn_in run' -xa '(__fish_complete_subcommand --fcs-skip=2)'
 complete -c novpn -n '__novpn_in run' -l anyway -d 'Also where no agent runs'
-complete -c novpn -n '__novpn_in run add explain' -l class -xa '(__novpn_classes)' -d 'The class'
+complete -c novpn -n '__novpn_in run' -l shell -d 'Your login shell'
+complete -c novpn -n '__novpn_in desktop-entry' -xa '(novpn apps 2>/dev/null | string split -f1 " ")'
+complete -c novpn -n '__novpn_in run add explain desktop-entry' -l class -xa '(__novpn_classes)' -d 'The class'
 complete -c novpn -n '__novpn_in add remove' -xa '(__fish_complete_pids)'
 complete -c novpn -n '__novpn_in on off' -xa '(__novpn_classes)'
 complete -c novpn -n '__novpn_in off' -l for -x -d 'Turn it on again after this'

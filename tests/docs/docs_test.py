@@ -27,7 +27,7 @@ def help_of(*arguments, program="novpn"):
 
 def commands():
     """Of `novpn --help`."""
-    return set(re.findall(r"^  (\w+) {2,}", help_of().split("Subcommands:\n")[1], re.MULTILINE))
+    return set(re.findall(r"^  ([\w-]+) {2,}", help_of().split("Subcommands:\n")[1], re.MULTILINE))
 
 
 def options_in(text):
@@ -49,7 +49,7 @@ class ManPages(unittest.TestCase):
                 self.assertEqual((checked.returncode, checked.stderr), (0, ""))
 
     def test_novpn_1_has_the_commands_and_their_options(self):
-        items = re.findall(r"^\.B novpn (\w+)(.*)$", self.page("novpn.1").split(".SH COMMANDS")[1].split(".SH OPTIONS")[0], re.MULTILINE)
+        items = re.findall(r"^\.B novpn ([\w-]+)(.*)$", self.page("novpn.1").split(".SH COMMANDS")[1].split(".SH OPTIONS")[0], re.MULTILINE)
         self.assertEqual({name for name, _ in items}, commands())
         for name, synopsis in items:
             self.assertEqual(options_in(synopsis), options_in(help_of(name).split("Options:")[1]) - {"--help"}, name)
@@ -142,7 +142,7 @@ class Completions(unittest.TestCase):
                 os.close(terminal)
                 os.waitpid(pid, 0)
         text = (COMPLETIONS / "_novpn").read_text()
-        self.assertEqual(set(re.findall(r"^        '(\w+):", text, re.MULTILINE)), commands())
+        self.assertEqual(set(re.findall(r"^        '([\w-]+):", text, re.MULTILINE)), commands())
 
     def type(self, terminal, text, wanted):
         os.write(terminal, text.encode())

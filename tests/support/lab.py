@@ -297,6 +297,7 @@ class Lab:
         self.dhcp = {}
         self.configured = configured
         self.bin_dir = pathlib.Path(bin_dir or os.environ.get("NOVPN_BIN_DIR", SOURCE / "build/dev/agent")).resolve()
+        self.first_act = self.bin_dir.parent / "tests/first_act"
         self.processes = []
         self.mounts = {}
         self.bpffs = bpffs

@@ -28,7 +28,7 @@ class Installed : public testing::Test {
         Applications apps;
         std::vector<std::string> directories;
         for (const std::string& name : below) directories.push_back(root / name);
-        add_installed(apps, directories);
+        add_installed(apps, desktop_files(directories));
         return apps;
     }
     fs::path root;
@@ -53,6 +53,26 @@ TEST_F(Installed, LeavesOutWhatNoMenuShows) {
     write("a/applications/helper.desktop", "[Desktop Entry]\nName=Helper\nNoDisplay=true\n");
     write("a/applications/gone.desktop", "[Desktop Entry]\nHidden=true\n");
     EXPECT_EQ(found({"a"}), Applications{});
+}
+
+TEST_F(Installed, HasFlatpaksByTheNameOfTheLink) {
+    write("flatpak/app/com.spotify.Client/current/active/export/share/applications/com.spotify.Client.desktop",
+          "[Desktop Entry]\nName = Spotify \n");
+    fs::create_directories(root / "flatpak/exports/share/applications");
+    const std::string link = "flatpak/exports/share/applications/com.spotify.Client.desktop";
+    fs::create_symlink("../../../app/com.spotify.Client/current/active/export/share/applications/"
+                       "com.spotify.Client.desktop",
+                       root / link);
+    fs::create_symlink("/nowhere", root / "flatpak/exports/share/applications/org.gone.desktop");
+    const Applications want{{"com.spotify.Client", {.name = "Spotify", .installed = true}}};
+    EXPECT_EQ(found({"flatpak/exports/share"}), want);
+    EXPECT_EQ(desktop_files({root / "flatpak/exports/share"}), (DesktopFiles{{"com.spotify.Client", root / link}}));
+}
+
+TEST_F(Installed, LeavesOutWhatTheFirstDirectoryHides) {
+    write("a/applications/spotify.desktop", "[Desktop Entry]\nHidden=true\n");
+    write("b/applications/spotify.desktop", "[Desktop Entry]\nName=Spotify\n");
+    EXPECT_EQ(found({"a", "b"}), Applications{});
 }
 
 TEST(ToYaml, IsReadBackAsTheIdThatItIs) {

@@ -102,6 +102,13 @@ TEST_F(CommandLineTest, KnowsItsOtherWords) {
     EXPECT_EQ(parse({"metrics"}).value(), line(Metrics{}));
     EXPECT_EQ(parse({"apps"}).value(), line(Apps{}));
     EXPECT_EQ(parse({"apps", "--json"}).value(), line(Apps{.json = true}));
+    EXPECT_EQ(parse({"desktop-entry", "spotify"}).value(), line(Launcher{.id = "spotify"}));
+    EXPECT_EQ(parse({"desktop-entry", "--class", "games", "steam"}).value(),
+              line(Launcher{.id = "steam", .class_name = "games"}));
+    EXPECT_EQ(parse({"run", "--shell"}).value(), line(cli::Run{.shell = true}));
+    EXPECT_EQ(parse({"run", "--anyway", "--shell", "--class", "games"}).value(),
+              line(cli::Run{.class_name = "games", .anyway = true, .shell = true}));
+    EXPECT_EQ(parse({"run", "ls", "--shell"}).value(), run_line("novpn", {"ls", "--shell"}));
     EXPECT_EQ(parse({"plan"}).value(), line(Plan{}));
     EXPECT_EQ(parse({"plan", "--json", "--config", "f"}).value(), line(Plan{.json = true, .config_file = "f"}));
     EXPECT_EQ(parse({"down", "--force"}).value(), line(Down{.force = true}));
@@ -133,6 +140,10 @@ TEST_F(CommandLineTest, RefusesWhatItDoesNotKnow) {
                                                   {"run"},
                                                   {"run", "--"},
                                                   {"run", "--fly", "ls"},
+                                                  {"run", "--shell", "ls"},
+                                                  {"run", "--shell", "--", "ls"},
+                                                  {"desktop-entry"},
+                                                  {"desktop-entry", "a", "b"},
                                                   {"run", "--class"},
                                                   {"check"},
                                                   {"check", "a", "b"},
