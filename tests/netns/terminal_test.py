@@ -126,8 +126,7 @@ class OnATerminal(LabTest):
         self.terminal.until(self.terminal.prompt)
         self.terminal.run("bg")
         self.assertIn("Running", self.terminal.run("jobs"))
-        self.terminal.run("kill %1")
-        self.assertIn("Terminated", self.terminal.run("wait %1"))
+        self.assertEqual(self.terminal.run("kill %1; wait %1; echo $?").splitlines()[-1], str(128 + signal.SIGTERM))
 
     def test_in_the_background_it_may_not_read_the_terminal(self):
         self.terminal.run("novpn run cat &")
