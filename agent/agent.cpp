@@ -1,6 +1,7 @@
 #include "agent/agent.h"
 
 #include "agent/explain.h"
+#include "agent/log.h"
 
 #include <algorithm>
 #include <boost/json/array.hpp>
@@ -60,15 +61,50 @@ struct Applied {
     std::optional<Error> failure;        ///< the first
 };
 
+/// How what is done is told.
+struct Telling {
+    LogFields fields; ///< of every line
+    const Config* config = nullptr;
+    std::optional<Clock::time_point> since; ///< the notification that this is the reaction to
+    LogTone tone = LogTone::info;
+};
+
+/// The class that an operation is for; empty for what all of them share.
+std::string class_of(const Operation& operation, const Config& config) {
+    auto by = [&](auto member, const auto& value) {
+        auto found = std::ranges::find(config.classes, value, member);
+        return found == config.classes.end() ? std::string() : found->name;
+    };
+    return std::visit(
+        [&](const auto& what) {
+            if constexpr (requires { what.class_name; })
+                return what.class_name;
+            else if constexpr (requires { what.route.table; })
+                return by(&ClassConfig::table, what.route.table);
+            else if constexpr (requires { what.rule.mark; })
+                return what.rule.mark ? by(&ClassConfig::mark, *what.rule.mark)
+                                      : by(&ClassConfig::table, what.rule.table);
+            else
+                return std::string();
+        },
+        operation);
+}
+
 /// Applies in order. Stops at a failure, since what follows leans on what came before; `to_the_end`: on the way out.
 Applied apply_all(Kernel& kernel, const Plan& plan, const Observed& observed, std::string_view cause,
-                  bool to_the_end = false) {
+                  Telling telling = {}, bool to_the_end = false) {
     Applied applied;
+    telling.fields.event = "operation";
+    telling.fields.cause = cause;
     for (const Operation& operation : plan) {
         std::string text = first_line(to_string(operation, observed));
         auto done = kernel.apply(operation);
+        if (telling.config) telling.fields.class_name = class_of(operation, *telling.config);
+        if (telling.since)
+            telling.fields.reaction =
+                std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - *telling.since);
         if (done) {
-            spdlog::info("{}: {}", cause, text);
+            log_line(telling.tone, fmt::format("{}: {}", cause, text), telling.fields);
             applied.operations.push_back(std::move(text));
             continue;
         }
@@ -76,13 +112,23 @@ Applied apply_all(Kernel& kernel, const Plan& plan, const Observed& observed, st
         const bool attaches =
             std::holds_alternative<AttachBirthMark>(operation) || std::holds_alternative<AttachRedirect>(operation);
         const bool has_ended = attaches && done.error().code == std::errc::no_such_file_or_directory;
-        spdlog::log(has_ended ? spdlog::level::debug : spdlog::level::warn, "{}: {}: {}", cause, text,
-                    to_string(done.error()));
+        log_line(has_ended ? LogTone::debug : LogTone::warning,
+                 fmt::format("{}: {}: {}", cause, text, to_string(done.error())), telling.fields);
         if (is_dispensable(operation)) continue;
         if (!applied.failure) applied.failure = done.error();
         if (!to_the_end) break;
     }
     return applied;
+}
+
+/// Of the lines of a pass. The uplink is the one of IPv4, or of IPv6 where there is none.
+LogFields fields_of(const Desired& desired) {
+    LogFields fields;
+    if (desired.site.name) fields.site = *desired.site.name;
+    for (Family family : kFamilies)
+        if (const auto& uplink = desired.uplinks.at(family).uplink; uplink && fields.uplink.empty())
+            fields.uplink = uplink->link_name;
+    return fields;
 }
 
 /// The users and destinations that the class had and has no more.
@@ -248,8 +294,14 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
     Plan ends = sockets_to_end(desired);
     plan.insert(plan.begin(), ends.begin(), ends.end());
 
-    report_decision(desired, cause);
-    Applied applied = apply_all(kernel_, plan, *observed, cause);
+    const std::vector<std::string> decisions = report_decision(desired, cause);
+    const bool contested =
+        repair || (desired_ && desired_->rule_order != desired.rule_order && same_but_for_order(*desired_, desired));
+    Applied applied = apply_all(kernel_, plan, *observed, cause,
+                                {.fields = fields_of(desired),
+                                 .config = &config_,
+                                 .since = since,
+                                 .tone = tone_of(contested && !plan.empty(), since)});
     applied.operations.insert(applied.operations.begin(), taken_in_.begin(), taken_in_.end());
     taken_in_.clear();
     shown_.cgroup_mount = observed->cgroup_mount;
@@ -268,7 +320,7 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
     if (desired.site.known) classes_left_ = desired.classes;
     desired_ = std::move(desired);
     if (pass.operations) last_reaction_ = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since);
-    if (pass.operations || news) publish(cause, applied.operations);
+    if (pass.operations || news) publish(cause, decisions, applied.operations);
     return pass;
 }
 
@@ -385,18 +437,42 @@ Plan Agent::sockets_to_end(const Desired& after) {
     return plan;
 }
 
-void Agent::report_decision(const Desired& desired, std::string_view cause) {
+/// Says what is decided otherwise than before, and returns it.
+std::vector<std::string> Agent::report_decision(const Desired& desired, std::string_view cause) {
+    std::vector<std::string> said;
+    LogFields fields = fields_of(desired);
+    fields.cause = cause;
+    auto say = [&](const char* event, std::string text) {
+        fields.event = event;
+        log_line(LogTone::info, fmt::format("{}: {}", cause, text), fields);
+        said.push_back(std::move(text));
+    };
     if (desired_ ? desired_->site != desired.site : !desired.site.verdicts.empty())
-        spdlog::info("{}: site {}", cause, describe(desired.site));
+        say("site", "site " + describe(desired.site));
     for (Family family : kFamilies) {
         const Selection& now = desired.uplinks.at(family);
         const Selection* before = desired_ ? &desired_->uplinks.at(family) : nullptr;
+        fields.uplink = now.uplink ? now.uplink->link_name : "";
         if (!before || before->uplink != now.uplink || before->from != now.from)
-            spdlog::info("{}: {} uplink {} ({})", cause, to_string(family), describe(now.uplink), now.reason);
+            say("uplink", fmt::format("{} uplink {} ({})", to_string(family), describe(now.uplink), now.reason));
         const auto& takeovers = desired.takeovers.at(family);
         if (desired_ ? desired_->takeovers.at(family) != takeovers : !takeovers.empty())
-            spdlog::info("{}: {} takeover {}", cause, to_string(family), describe(takeovers));
+            say("takeover", fmt::format("{} takeover {}", to_string(family), describe(takeovers)));
     }
+    return said;
+}
+
+/// What another program undoes again and again would fill the log: of such passes some are told, and how many were not.
+LogTone Agent::tone_of(bool contested, Clock::time_point now) {
+    if (contested && told_left_.take(now)) {
+        ++untold_;
+        return LogTone::debug;
+    }
+    if (const auto untold = std::exchange(untold_, 0); untold > 0)
+        spdlog::warn("{} more times since, another program undid what novpn needs, and it was put back: 'novpn status' "
+                     "names what is in the way",
+                     untold);
+    return LogTone::info;
 }
 
 Expected<void> Agent::release() {
@@ -410,7 +486,7 @@ Expected<void> release_everything(Kernel& kernel, const Config& config, const st
     for (int round = 0; round < 2; ++round) {
         auto observed = kernel.observe(scope_of(config, cgroup_root, Depth::everything));
         if (!observed) return tl::make_unexpected(observed.error());
-        failure = apply_all(kernel, diff(*observed, Desired{}), *observed, "release", true).failure;
+        failure = apply_all(kernel, diff(*observed, Desired{}), *observed, "release", {}, true).failure;
     }
     if (failure) return tl::make_unexpected(*failure);
     return {};
@@ -418,6 +494,13 @@ Expected<void> release_everything(Kernel& kernel, const Config& config, const st
 
 Expected<void> Agent::reload() {
     if (!setup_.load) return {};
+    if (setup_.on_reload) setup_.on_reload(true);
+    auto done = take_config();
+    if (setup_.on_reload) setup_.on_reload(false);
+    return done;
+}
+
+Expected<void> Agent::take_config() {
     auto loaded = setup_.load();
     std::string reason;
     if (!loaded) {
@@ -446,12 +529,15 @@ Expected<void> Agent::reload() {
     return {};
 }
 
-void Agent::publish(std::string_view cause, const std::vector<std::string>& operations) {
+void Agent::publish(std::string_view cause, const std::vector<std::string>& decisions,
+                    const std::vector<std::string>& operations) {
+    const std::string now = summary(*desired_, config_);
+    if (setup_.on_news) setup_.on_news(now);
     if (!subscriber_) return;
-    boost::json::array list;
-    for (const std::string& operation : operations) list.emplace_back(operation);
-    boost::json::object event{
-        {"cause", cause}, {"operations", std::move(list)}, {"summary", summary(*desired_, config_)}};
+    boost::json::object event{{"cause", cause},
+                              {"decisions", boost::json::array(decisions.begin(), decisions.end())},
+                              {"operations", boost::json::array(operations.begin(), operations.end())},
+                              {"summary", now}};
     event["reaction_us"] = operations.empty() || !last_reaction_ ? boost::json::value(nullptr)
                                                                  : boost::json::value(last_reaction_->count());
     subscriber_(event);

@@ -5,6 +5,7 @@
 
 #include "agent/inquiry.h"
 #include "agent/kernel.h"
+#include "agent/log.h"
 #include "agent/service.h"
 #include "agent/settle.h"
 #include "agent/status.h"
@@ -40,6 +41,8 @@ struct AgentSetup {
     std::function<void()> ask_sources;              ///< asks for hints; returns at once, heard() comes later
     std::function<void(bool)> watch_name_servers;   ///< whether changes of what the sources say of resolvers matter
     std::function<void()> on_stop;                  ///< ends the loop
+    std::function<void(bool begins)> on_reload;     ///< the config is read again; it has been, or was refused
+    std::function<void(const std::string& summary)> on_news; ///< the sentence that says how things are now
     /// Whether the apps of a user are to be matched: nothing where that takes time, and heard_of_user() comes later.
     std::function<std::optional<bool>(uid_t, const Allow&)> is_allowed;
 };
@@ -116,6 +119,7 @@ class Agent : public Service {
     enum class Repairs : std::uint8_t { in_budget, at_once };
     Pass reconcile(std::string_view cause, Clock::time_point since, Depth depth, Repairs repairs);
     Pass reconcile_on_call(std::string_view cause, Depth depth);
+    Expected<void> take_config();
     Config config_at(const SiteDecision& site) const; ///< with the switches applied
     Desired decide_at_site(const Observed& observed) const;
     Scope scope(Depth depth) const;
@@ -139,8 +143,10 @@ class Agent : public Service {
     void ask_sources(const Observed& observed, const Desired& desired, Clock::time_point now);
     Plan sockets_to_end(const Desired& after);
     std::optional<Clock::duration> limit_moves(const Observed& observed, Desired& desired, Clock::time_point now);
-    void report_decision(const Desired& desired, std::string_view cause);
-    void publish(std::string_view cause, const std::vector<std::string>& operations);
+    std::vector<std::string> report_decision(const Desired& desired, std::string_view cause);
+    LogTone tone_of(bool contested, Clock::time_point now);
+    void publish(std::string_view cause, const std::vector<std::string>& decisions,
+                 const std::vector<std::string>& operations);
     StatusFacts facts();
     std::optional<std::string> find_astray(const StatusFacts& facts);
     const ClassConfig* find_class(const std::string& name) const;
@@ -164,6 +170,8 @@ class Agent : public Service {
     bool released_ = false;
     Budget repairs_left_{10, 1};
     Budget moves_left_{200, 10}; ///< of our rules before a rival's: wg-quick costs four, and two back
+    Budget told_left_{50, 0.2};  ///< passes of those two that are in the log
+    std::uint64_t untold_ = 0;
     std::uint64_t repairs_ = 0;
     std::optional<std::chrono::microseconds> last_reaction_;
     std::map<std::string, std::string> warnings_; ///< code → text, until the cause is gone

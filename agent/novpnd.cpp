@@ -3,6 +3,7 @@
 #include "agent/control.h"
 #include "agent/linux_kernel.h"
 #include "agent/lock.h"
+#include "agent/log.h"
 #include "agent/setup.h"
 #include "agent/sources/file_watch.h"
 #include "agent/sources/gather.h"
@@ -17,6 +18,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <cstdio>
+#include <ctime>
 #include <fmt/format.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
@@ -40,6 +42,13 @@ void tell_systemd([[maybe_unused]] const char* state) {
 #endif
 }
 
+/// Of a reload; the time is for Type=notify-reload of sd_notify(3), which older ones pay no heed to.
+std::string reloading() {
+    timespec now{};
+    ::clock_gettime(CLOCK_MONOTONIC, &now);
+    return fmt::format("RELOADING=1\nMONOTONIC_USEC={}", std::int64_t{now.tv_sec} * 1'000'000 + now.tv_nsec / 1000);
+}
+
 /// The time that systemd gives the agent between two signs of life (WatchdogSec=); none: it does not ask for any.
 std::optional<std::chrono::microseconds> watchdog_time() {
 #ifdef NOVPN_HAVE_SYSTEMD
@@ -59,10 +68,10 @@ boost::asio::awaitable<void> feed_watchdog(boost::asio::io_context& io, std::chr
     }
 }
 
-void log_to_stderr() {
+void set_up_log() {
+    if (log_to_journal()) return;
     auto logger = spdlog::stderr_logger_st("novpnd");
-    // Under systemd the journal adds the time and the program's name.
-    logger->set_pattern(std::getenv("JOURNAL_STREAM") ? "%v" : "%H:%M:%S.%e %^%l%$ %v");
+    logger->set_pattern("%H:%M:%S.%e %^%l%$ %v");
     spdlog::set_default_logger(std::move(logger));
 }
 
@@ -154,6 +163,8 @@ Expected<void> run(const Options& options) {
                  .ask_sources = [&] { sources_hang = report_hang(sources->ask(), sources_hang); },
                  .watch_name_servers = [&](bool wanted) { name_server_files.watch(wanted); },
                  .on_stop = [&] { io.stop(); },
+                 .on_reload = [](bool begins) { tell_systemd(begins ? reloading().c_str() : "READY=1"); },
+                 .on_news = [](const std::string& summary) { tell_systemd(("STATUS=" + summary).c_str()); },
                  .is_allowed = is_allowed_user});
     asking = &agent;
     auto opened = Watch::open(io, agent, *kernel);
@@ -206,7 +217,7 @@ int main(int argc, char** argv) {
     } catch (const CLI::ParseError& error) {
         return app.exit(error) == 0 ? 0 : 2;
     }
-    novpn::log_to_stderr();
+    novpn::set_up_log();
     if (auto done = novpn::run(options); !done) {
         fmt::print(stderr, "novpnd: {}\n", novpn::to_string(done.error()));
         return 1;

@@ -53,7 +53,11 @@ awaitable<void> monitor(Exchange& exchange) {
     Events::Reader reader(exchange.serving.events);
     const json::object status = co_await current_status(exchange);
     const json::value* summary = status.if_contains("summary");
-    json::object event{{"cause", "now"}, {"operations", json::array()}, {"omitted", 0}, {"reaction_us", nullptr}};
+    json::object event{{"cause", "now"},
+                       {"decisions", json::array()},
+                       {"operations", json::array()},
+                       {"omitted", 0},
+                       {"reaction_us", nullptr}};
     event["summary"] = summary != nullptr ? *summary : json::value("");
     event["lost"] = 0;
     while (co_await exchange.reply_and_continue(std::move(event))) {

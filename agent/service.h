@@ -82,7 +82,7 @@ class Service {
     /// OpenMetrics text, its "# EOF" included.
     virtual std::string metrics() = 0;
     /// Called once, by control. The agent calls `subscriber` after each pass that changed something, on its thread:
-    /// {cause, operations: [one ip or nft command each], reaction_us, summary}.
+    /// {cause, decisions: [a sentence each], operations: [one ip or nft command each], reaction_us, summary}.
     virtual void on_event(Subscriber subscriber) = 0;
 
     /// Releases everything; the kernel is clean when it returns. Nothing is put back afterwards.

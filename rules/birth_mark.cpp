@@ -24,8 +24,8 @@ std::string find_obstacle(const std::string& cgroup_mount) {
     if (!bpf::is_mounted())
         return std::string("no bpffs at ") + bpf::kMount +
                ", without which nobody could remove the program later; mount -t bpf bpf " + bpf::kMount;
-    if (access(bpf::kMount, W_OK | X_OK) != 0)
-        return std::string(bpf::kMount) + " cannot be written: " + strerror(errno);
+    if (const int error = bpf::find_write_obstacle(); error != 0)
+        return std::string(bpf::kMount) + " cannot be written: " + strerror(error);
     if (!load(BirthMark{.mark = {.value = 1, .mask = 1}, .taken = 1}, "novpn_probe")) {
         if (errno == EPERM)
             return "the kernel lets nobody load the BPF program but who has CAP_BPF and CAP_NET_ADMIN, and nobody at "

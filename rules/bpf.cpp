@@ -7,6 +7,7 @@
 #include <cstring>
 #include <dirent.h>
 #include <fcntl.h>
+#include <iterator>
 #include <linux/magic.h>
 #include <memory>
 #include <string_view>
@@ -27,6 +28,18 @@ bool is_attached(const Fd& cgroup, bpf_attach_type type, std::uint32_t program) 
     return attached && std::ranges::find(attached->programs, program) != attached->programs.end();
 }
 
+bool is_same_file_system() {
+    struct stat one {
+    }, other{};
+    return stat(kMount, &one) == 0 && stat(kWritableMount, &other) == 0 && one.st_dev == other.st_dev;
+}
+
+/// `path`, below kMount, as it can be written.
+std::string writable(const std::string& path) {
+    const bool elsewhere = access(kMount, W_OK) != 0 && errno == EROFS && is_same_file_system();
+    return elsewhere ? kWritableMount + path.substr(std::size(kMount) - 1) : path;
+}
+
 } // namespace
 
 Fd open_directory(const std::string& path) { return Fd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)); }
@@ -35,6 +48,8 @@ bool is_mounted() {
     struct statfs seen {};
     return statfs(kMount, &seen) == 0 && seen.f_type == BPF_FS_MAGIC;
 }
+
+int find_write_obstacle() { return access(writable(kMount).c_str(), W_OK | X_OK) == 0 ? 0 : errno; }
 
 Fd load(Hook hook, const std::string& name, const std::vector<bpf_insn>& instructions) {
     LIBBPF_OPTS(bpf_prog_load_opts, options, .expected_attach_type = hook.attach);
@@ -69,19 +84,21 @@ std::vector<std::string> names_in(const std::string& directory) {
 }
 
 Expected<void> pin(const Fd& made, const std::string& directory, const std::string& name, const std::string& doing) {
-    const std::string path = directory + "/" + name;
     if (!is_mounted()) return system_error(ENODEV, doing, std::string("no bpffs at ") + kMount);
-    if (mkdir(directory.c_str(), kMode) != 0 && errno != EEXIST) return system_error(errno, doing);
+    const std::string parent = writable(directory);
+    const std::string path = parent + "/" + name;
+    if (mkdir(parent.c_str(), kMode) != 0 && errno != EEXIST) return system_error(errno, doing);
     if (unlink(path.c_str()) != 0 && errno != ENOENT) return system_error(errno, doing);
     if (bpf_obj_pin(made.get(), path.c_str()) != 0) return system_error(errno, doing);
     return {};
 }
 
 Expected<void> unpin(const std::string& directory, const std::string& name) {
-    const std::string path = directory + "/" + name;
+    const std::string parent = writable(directory);
+    const std::string path = parent + "/" + name;
     if (unlink(path.c_str()) != 0 && errno != ENOENT) return system_error(errno, "removing " + path);
     // ENOTEMPTY: other programs are in it.
-    (void)rmdir(directory.c_str());
+    (void)rmdir(parent.c_str());
     return {};
 }
 

@@ -17,6 +17,8 @@ namespace novpn::bpf {
 
 // Where systemd mounts it, and the kernel has a directory for it. Another mount is another file system.
 inline constexpr char kMount[] = "/sys/fs/bpf";
+// The same file system once more, where a unit's ProtectKernelTunables= has /sys read-only (BindPaths=).
+inline constexpr char kWritableMount[] = "/run/novpn/bpf";
 
 class Fd {
   public:
@@ -37,6 +39,8 @@ class Fd {
 
 Fd open_directory(const std::string& path);
 bool is_mounted();
+/// 0 or errno: whether programs can be pinned.
+int find_write_obstacle();
 
 /// What a program is loaded as.
 struct Hook {

@@ -98,12 +98,13 @@ std::string parent_of(const std::string& path) {
 
 Expected<CgroupTree> CgroupTree::find() {
     std::ifstream mounts("/proc/self/mountinfo");
+    std::string first;
     for (std::string line; std::getline(mounts, line);) {
         // "38 31 0:32 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw": any number of fields before
         // "-".
         std::istringstream fields(line);
-        std::string id, parent, device, root, mount, word, type;
-        fields >> id >> parent >> device >> root >> mount;
+        std::string id, parent, device, root, mount, options, word, type;
+        fields >> id >> parent >> device >> root >> mount >> options;
         while (fields >> word && word != "-") {
         }
         fields >> type;
@@ -113,9 +114,11 @@ Expected<CgroupTree> CgroupTree::find() {
         struct statfs seen {};
         if (type == "cgroup2" && root == "/" && statfs(directory.c_str(), &seen) == 0 &&
             seen.f_type == CGROUP2_SUPER_MAGIC) {
-            return CgroupTree(directory);
+            if (first.empty()) first = directory;
+            if (!(options + ",").starts_with("ro,")) return CgroupTree(first, directory);
         }
     }
+    if (!first.empty()) return CgroupTree(first);
     return system_error(ENOENT, "looking for the cgroup2 mount", "mount one: mount -t cgroup2 none /sys/fs/cgroup");
 }
 
@@ -135,7 +138,7 @@ std::vector<std::string> CgroupTree::children(const std::string& path) const {
 Expected<void> CgroupTree::create(const std::string& path) const {
     for (std::size_t end = 0; end != std::string::npos;) {
         end = path.find('/', end + 1);
-        const std::string directory = mount_ + "/" + path.substr(0, end);
+        const std::string directory = writable_ + "/" + path.substr(0, end);
         if (mkdir(directory.c_str(), kMode) != 0 && errno != EEXIST)
             return system_error(errno, "creating cgroup " + path);
     }
@@ -145,10 +148,10 @@ Expected<void> CgroupTree::create(const std::string& path) const {
 Expected<void> CgroupTree::remove(const std::string& path) const {
     // The whole tree belongs to others.
     if (cgroup_level(path) == 0) return system_error(EINVAL, "removing the root cgroup");
-    if (const int error = remove_tree(mount_ + "/" + path); error != 0)
+    if (const int error = remove_tree(writable_ + "/" + path); error != 0)
         return system_error(error, "removing cgroup " + path);
     // ENOTEMPTY, EBUSY: other classes' cgroups or processes are in it; it goes with the last of them.
-    if (const std::string parent = parent_of(path); !parent.empty()) (void)rmdir((mount_ + "/" + parent).c_str());
+    if (const std::string parent = parent_of(path); !parent.empty()) (void)rmdir((writable_ + "/" + parent).c_str());
     return {};
 }
 
@@ -156,7 +159,7 @@ Expected<void> CgroupTree::move(const std::string& path, pid_t pid) const {
     const std::string doing = "moving process " + std::to_string(pid) + " to cgroup " + path;
     // The kernel takes 0 for the writer itself.
     if (pid <= 0) return system_error(EINVAL, doing);
-    const int error = write_process(mount_ + "/" + path, pid);
+    const int error = write_process(writable_ + "/" + path, pid);
     return error == 0 ? Expected<void>() : system_error(error, doing);
 }
 
@@ -170,7 +173,7 @@ Expected<void> CgroupTree::empty_into_root(const std::string& path) const {
             // Listed as 0: a process of another pid namespace, which has no number here.
             if (pid == 0) return system_error(EBUSY, doing, "a process of another pid namespace is inside");
             // ESRCH: it has ended meanwhile.
-            const int error = write_process(mount_, pid);
+            const int error = write_process(writable_, pid);
             if (error != 0 && error != ESRCH) return system_error(error, doing);
         }
     }

@@ -16,8 +16,10 @@ class CgroupTree {
     /// Finds the cgroup2 mount in /proc/self/mountinfo (it is at /sys/fs/cgroup/unified on hybrid systems).
     /// no_such_file_or_directory: none is mounted, and `detail` says what to do.
     static Expected<CgroupTree> find();
-    explicit CgroupTree(std::string mount)
-        : mount_(std::move(mount)) {}
+    /// `writable`: where the same tree can be written, if `mount` cannot (a unit's ProtectControlGroups=).
+    explicit CgroupTree(std::string mount, std::string writable = {})
+        : mount_(std::move(mount))
+        , writable_(writable.empty() ? mount_ : std::move(writable)) {}
 
     const std::string& mount() const { return mount_; }
     /// The kernel's 64-bit id (the inode number); none when there is no such cgroup.
@@ -41,6 +43,7 @@ class CgroupTree {
 
   private:
     std::string mount_;
+    std::string writable_; ///< for what changes the tree
 };
 
 /// "novpn-4026531840": the parent of this network namespace's class cgroups; several agents live side by side.

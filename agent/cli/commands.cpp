@@ -13,6 +13,7 @@
 #include "agent/cli/name.h"
 #include "agent/cli/scope.h"
 #include "agent/cli/status.h"
+#include "agent/cli/terminal.h"
 #include "agent/setup.h"
 #include "agent/standalone.h"
 #include "config/load.h"
@@ -57,6 +58,12 @@ int print(const std::string& text) {
     if (std::fputs(text.c_str(), stdout) == EOF || std::fflush(stdout) == EOF)
         return fail(Error{.code = {errno, std::system_category()}, .doing = "writing to stdout", .detail = {}});
     return kDone;
+}
+
+int print_dressed(const std::string& text, std::size_t indent, Colour first) {
+    const Terminal terminal = terminal_of_stdout();
+    const std::string fitting = fit(text, terminal.columns, indent);
+    return print(terminal.colour ? coloured(fitting, first) : fitting);
 }
 
 Expected<json::object> ask(const std::string& runtime_dir, std::string_view method, json::object parameters,
@@ -235,7 +242,8 @@ std::vector<Finding> examine(const std::string& runtime_dir, const json::object&
         findings.push_back(
             {Finding::State::note, "packets", "only root can see where packets leave", "sudo novpn doctor"});
     } else {
-        findings.push_back({Finding::State::wrong, "packets", to_string(proofs.error()), ""});
+        findings.push_back(
+            {Finding::State::wrong, "packets", to_string(proofs.error()), "journalctl -u novpnd says more"});
     }
     return findings;
 }
@@ -346,7 +354,12 @@ int status(const std::string& runtime_dir, const Status& how) {
     const auto answer = ask(runtime_dir, "Status", {}, "asking the agent for its status");
     if (!answer) return fail(answer.error());
     if (how.dot) return print(to_dot(*answer));
-    return print(how.json ? json::serialize(*answer) + "\n" : to_text(*answer));
+    if (how.json) return print(json::serialize(*answer) + "\n");
+    const std::string health = text_of(*answer, "health");
+    return print_dressed(to_text(*answer), kStatusHeading,
+                         health == "ok"         ? Colour::green
+                         : health == "degraded" ? Colour::yellow
+                                                : Colour::red);
 }
 
 int watch(const std::string& runtime_dir, const Watch& how) {
@@ -354,7 +367,10 @@ int watch(const std::string& runtime_dir, const Watch& how) {
     if (!client) return fail(client.error());
     int printed = kDone;
     const auto ended = client->follow("Monitor", "watching the agent", [&](const json::object& event) {
-        printed = print((how.json ? json::serialize(event) : time_of_day() + "  " + to_line(event)) + "\n");
+        const std::string time = time_of_day() + "  ";
+        auto columns = terminal_of_stdout().columns; // at each event: a window may have another size by now
+        if (columns) *columns -= time.size();
+        printed = print((how.json ? json::serialize(event) : time + to_line(event, columns)) + "\n");
         return printed == kDone;
     });
     return ended ? printed : fail(ended.error());
@@ -366,7 +382,8 @@ int explain(const std::string& runtime_dir, const Explain& what) {
     auto answer = explanation(runtime_dir, what, found->address);
     if (!answer) return fail(answer.error());
     if (what.json) return print(json::serialize(*answer) + "\n");
-    return print(address_line(what, *found) + process_line(what, *answer) + to_explanation(*answer));
+    return print(fit(address_line(what, *found) + process_line(what, *answer) + to_explanation(*answer),
+                     terminal_of_stdout().columns, explanation_heading(*answer)));
 }
 
 int plan(const std::string& runtime_dir, const Plan& how) {
@@ -392,13 +409,16 @@ int doctor(const std::string& runtime_dir, const Doctor& how) {
     } else {
         const bool runs = agent_runs(status.error());
         findings.push_back({Finding::State::wrong, "agent", runs ? to_string(status.error()) : "no agent runs",
-                            runs ? "" : "sudo systemctl start novpnd, or sudo novpnd"});
+                            runs ? "sudo systemctl restart novpnd" : "sudo systemctl start novpnd, or sudo novpnd"});
         // What would keep one from starting.
         if (const auto planned = plan_without_agent({}, runtime_dir);
             !planned && planned.error().code != std::errc::operation_not_permitted)
-            findings.push_back({Finding::State::wrong, "agent", to_string(planned.error()), ""});
+            findings.push_back({Finding::State::wrong, "agent", to_string(planned.error()),
+                                "what it names stands in the way of a start; journalctl -u novpnd says when"});
     }
-    const int printed = print(how.json ? json::serialize(to_json(findings)) + "\n" : to_diagnosis(findings));
+    const int printed = how.json ? print(json::serialize(to_json(findings)) + "\n")
+                                 : print_dressed(to_diagnosis(findings), kDiagnosisHeading,
+                                                 is_well(findings) ? Colour::green : Colour::red);
     return printed != kDone || is_well(findings) ? printed : kFailed;
 }
 

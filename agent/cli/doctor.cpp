@@ -28,18 +28,42 @@ std::string described(const Departure& departure) {
     return fmt::format("did not leave: {}", departure.refused);
 }
 
+/// Of a warning of the agent's, by its code.
+std::string_view mend_of(std::string_view code) {
+    if (code == "pending") return "novpn plan lists it, journalctl -u novpnd says why; it is tried again and again";
+    if (code == "config") return "novpn check /etc/novpn/novpn.yaml, then sudo novpn reload";
+    if (code == "rule_ahead" || code == "rule_order" || code == "rival_rule")
+        return "give that rule a preference above those of novpn, or leave more room before them with `preference` in "
+               "novpn.yaml; ip rule lists all";
+    if (code == "dns") return "say `dns: vpn` of the class in novpn.yaml, then sudo novpn reload";
+    if (code == "policy") return "ip xfrm policy lists it; its owner sets the priority";
+    return "journalctl -u novpnd says more";
+}
+
+/// What gives way to a network that is there.
+std::string_view mend_of_health(std::string_view health) {
+    return health == "blocked" ? "connect to a network, or let `when_no_uplink: tunnel` send members through the VPN "
+                                 "meanwhile"
+                               : "novpn status names what is in the way";
+}
+
 } // namespace
 
 std::vector<Finding> judge_status(const json::object& status) {
     const std::string summary = text_of(status, "summary");
-    const bool well = text_of(status, "health") == "ok";
+    const std::string health = text_of(status, "health");
+    const bool well = health == "ok";
     std::vector<Finding> findings{{.state = well ? State::ok : State::wrong,
                                    .check = "agent",
                                    .text = summary,
-                                   .mend = well ? "" : "novpn status"}};
+                                   .mend = well ? "" : std::string(mend_of_health(health))}};
     for (const auto* warning : objects_of(status, "warnings")) {
         const std::string text = text_of(*warning, "text");
-        if (text != summary) findings.push_back({State::wrong, "agent", text, ""});
+        const std::string mend(mend_of(text_of(*warning, "code")));
+        if (text != summary)
+            findings.push_back({State::wrong, "agent", text, mend});
+        else
+            findings.front().mend = mend;
     }
     return findings;
 }
@@ -50,7 +74,8 @@ Finding judge_kernel(const Expected<std::string>& no_bpf) {
     if (!no_bpf)
         return {State::wrong, "kernel", to_string(no_bpf.error()), "another kernel, or load the module it names"};
     if (!no_bpf->empty())
-        return {State::note, "kernel", "nft alone marks members' packets, with masquerade: " + *no_bpf, ""};
+        return {State::note, "kernel", "nft alone marks members' packets, with masquerade: " + *no_bpf,
+                "mend what it names, or leave it: members are outside the VPN all the same"};
     return {State::ok, "kernel", "nftables has all that is needed, and BPF marks sockets when they are made", ""};
 }
 

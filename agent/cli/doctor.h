@@ -47,6 +47,8 @@ Proof expected_of(const boost::json::object& status, const boost::json::object& 
 Finding judge_packets(const Proof& proof);
 
 bool is_well(const std::vector<Finding>& findings);
+/// The column where a finding's text begins.
+inline constexpr std::size_t kDiagnosisHeading = 18;
 /// A sentence first, then a line for each, with its mend below.
 std::string to_diagnosis(const std::vector<Finding>& findings);
 /// {ok, findings: [{check, state: ok|note|wrong, text, mend}]}

@@ -36,7 +36,8 @@ class Graph {
     }
     void edge(const std::string& from, const std::string& to, const std::string& label = {},
               std::string_view attributes = {}) {
-        body_ += fmt::format("  {} -> {} [label={}{}]\n", dot_string(from), dot_string(to), dot_string(label), attributes);
+        body_ +=
+            fmt::format("  {} -> {} [label={}{}]\n", dot_string(from), dot_string(to), dot_string(label), attributes);
     }
     std::string text(const std::string& title) const {
         return "digraph novpn {\n  rankdir=LR\n  label=" + dot_string(title) +

@@ -51,11 +51,15 @@ std::string origin(const json::object& answer) {
 
 } // namespace
 
+std::size_t explanation_heading(const json::object& answer) {
+    return std::max<std::size_t>(("class " + text_of(answer, "class")).size(), 8) + 2;
+}
+
 std::string to_explanation(const json::object& answer) {
     const auto class_name = text_of(answer, "class");
     std::string text = sentence(answer, class_name) + "\n\n";
     const auto member_heading = "class " + class_name;
-    const auto width = std::max<std::size_t>(member_heading.size(), 8) + 2;
+    const auto width = explanation_heading(answer);
     const auto write = [&](std::string_view heading, const json::object& of) {
         const auto route = text_of(of, "route");
         text += fmt::format("{:<{}}{}\n", heading, width, route.empty() ? "no route" : route);

@@ -15,11 +15,8 @@ namespace {
 
 namespace json = boost::json;
 
-/// Where what is said of a heading begins.
-constexpr int kHeading = 15;
-
 void line(std::string& out, std::string_view heading, std::string_view text) {
-    out += fmt::format("{:<{}}{}\n", heading, kHeading, text);
+    out += fmt::format("{:<{}}{}\n", heading, kStatusHeading, text);
 }
 
 std::string_view source_words(std::string_view from) {

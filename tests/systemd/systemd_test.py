@@ -3,6 +3,7 @@ kernel, at boot too.
 
 In the order of their names: each test leaves the package installed and the agent running, but for the last.
 """
+import json
 import os
 import pathlib
 import re
@@ -51,7 +52,7 @@ class Package(machine.MachineTest):
             unit = pathlib.Path(directory, "novpnd.service")
             text = (SOURCE / "packaging/systemd/novpnd.service.in").read_text()
             unit.write_text(text.replace("@prefix@/sbin/novpnd", "/bin/true").replace("@prefix@/bin/novpn", "/bin/true"))
-            for arguments in (["verify", "--man=no", unit], ["security", "--offline=true", "--threshold=24", unit]):
+            for arguments in (["verify", "--man=no", unit], ["security", "--offline=true", "--threshold=20", unit]):
                 result = subprocess.run(["systemd-analyze", "--no-pager", *arguments], text=True, capture_output=True)
                 self.assertEqual(result.returncode, 0, result.stdout[-500:] + result.stderr)
         self.assertEqual(self.machine.run("systemd-analyze", "--no-pager", "--man=no", "verify", "novpnd.service").stderr, "")
@@ -70,6 +71,32 @@ class Package(machine.MachineTest):
             member = self.output("novpn", "run", *probe, the_lab.MEMBER_ECHO[4], user=user)
             self.assertEqual(member, the_lab.SITES["a"].seen4 + "\n", user)
             self.assertEqual(self.output(*probe, the_lab.ECHO[4], user=user), the_lab.VPN_SEEN[4] + "\n", user)
+
+        self.assertIn(" tun0", self.machine.show("StatusText"))
+        self.assertEqual(self.machine.show("StatusText"), self.status()["summary"])
+
+    def entries(self, *matches):
+        lines = self.machine.run("journalctl", "--boot", "-o", "json", "_SYSTEMD_UNIT=novpnd.service", *matches).stdout.splitlines()
+        return [json.loads(line) for line in lines]
+
+    def test_04_the_journal_has_fields(self):
+        takeover = self.entries("EVENT=takeover")[-1]
+        self.assertIn("ipv4 takeover", takeover["MESSAGE"])
+        self.assertEqual((takeover["UPLINK"], takeover["PRIORITY"], takeover["SYSLOG_IDENTIFIER"]), ("wlan0", "6", "novpnd"))
+        operations = self.entries("EVENT=operation", "CLASS=novpn")
+        self.assertTrue(operations)
+        for entry in operations:
+            self.assertGreater(int(entry["REACTION_US"]), 0, entry)
+            self.assertEqual(entry["MESSAGE"].split(": ")[0], entry["CAUSE"])
+        self.assertTrue([entry for entry in operations if "ip rule add" in entry["MESSAGE"]])
+
+    def test_04_a_pass_that_changes_nothing_is_not_told(self):
+        self.wait_for_uplink()
+        before = len(self.entries())
+        for command in ("add", "delete"):
+            self.machine.run("ip", "address", command, "127.0.0.9/32", "dev", "lo")
+        self.wait_for_uplink()
+        self.assertEqual(len(self.entries()), before, self.machine.journal())
 
     def test_04_a_process_of_a_user_is_looked_into(self):
         """Which of its sockets are old is in /proc/PID/fd, which is the user's own."""
@@ -93,6 +120,11 @@ class Package(machine.MachineTest):
                 self.assertEqual(self.kernel(), before)
                 monitor.stop()
                 self.end(flow)
+
+    def test_06_a_config_in_force_is_told_to_systemd(self):
+        """Type=notify: the unit is active again once the agent says so."""
+        self.machine.run("systemctl", "reload", "novpnd")
+        self.assertEqual(self.machine.show("ActiveState"), "active")
 
     def test_06_a_bad_config_is_refused_by_reload_and_changes_nothing(self):
         before, pid = self.kernel(), self.pid()

@@ -3,6 +3,7 @@
 
 #include "tests/support/fake_kernel.h"
 
+#include <algorithm>
 #include <boost/json/array.hpp>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
@@ -92,6 +93,23 @@ TEST_F(AgentTest, CalmsDownAgainstARivalThatNeverStops) {
     }
     EXPECT_EQ(repaired, 10);
     EXPECT_TRUE(agent.reconcile("later", now + std::chrono::seconds(1), Depth::usual).operations);
+}
+
+TEST_F(AgentTest, DoesNotFillTheLogUnderARival) {
+    ASSERT_TRUE(agent.start());
+    auto now = Clock::now();
+    std::size_t repaired = 0;
+    testing::internal::CaptureStdout();
+    for (int second = 0; second < 600; ++second, now += std::chrono::seconds(1)) {
+        kernel.delete_rule(our_rules().front());
+        repaired += agent.reconcile("rival", now, Depth::usual).operations;
+    }
+    const std::string log = testing::internal::GetCapturedStdout();
+    EXPECT_EQ(repaired, 600u);
+    const auto lines = std::ranges::count(log, '\n');
+    EXPECT_GT(lines, 100);
+    EXPECT_LT(lines, 300);
+    EXPECT_NE(log.find(" more times since, another program undid"), std::string::npos) << log;
 }
 
 TEST_F(AgentTest, ReleaseLeavesNothingAndLooksNoMore) {

@@ -3,6 +3,7 @@
 #include "agent/cli/event.h"
 #include "agent/cli/explanation.h"
 #include "agent/cli/fields.h"
+#include "agent/cli/terminal.h"
 
 #include <boost/json/parse.hpp>
 #include <boost/json/value.hpp>
@@ -58,10 +59,14 @@ TEST(Duration, IsSaidInWords) {
     EXPECT_EQ(to_words(24h + 1s), "1 d 1 s");
 }
 
-TEST(EventLine, HasCauseChangesReactionAndSummary) {
-    EXPECT_EQ(to_line(object(R"({"cause": "link tun0", "operations": ["ip rule add", "nft add"], "omitted": 0,
+TEST(EventLine, LeadsFromTheCauseToTheReaction) {
+    EXPECT_EQ(to_line(object(R"({"cause": "link tun0", "decisions": ["ipv4 takeover split by tun0"],
+                                 "operations": ["ip rule add", "nft add"], "omitted": 0,
                                  "reaction_us": 1240, "summary": "All is well.", "lost": 0})")),
-              "link tun0: 2 changes in 1.2 ms. All is well.");
+              "link tun0 → ipv4 takeover split by tun0 → ip rule add; nft add → 1.2 ms");
+    EXPECT_EQ(to_line(object(R"({"cause": "link wlan0", "decisions": ["ipv4 uplink none", "ipv6 uplink none"],
+                                 "operations": [], "omitted": 0, "reaction_us": null, "lost": 0})")),
+              "link wlan0 → ipv4 uplink none; ipv6 uplink none");
     EXPECT_EQ(to_line(object(R"({"cause": "now", "operations": [], "omitted": 0, "reaction_us": null,
                                  "summary": "All is well.", "lost": 0})")),
               "now: All is well.");
@@ -70,13 +75,56 @@ TEST(EventLine, HasCauseChangesReactionAndSummary) {
 TEST(EventLine, CountsWhatIsNotThere) {
     EXPECT_EQ(to_line(object(R"({"cause": "route", "operations": ["ip route add"], "omitted": 4095,
                                  "reaction_us": 2500000, "summary": "Fine.", "lost": 1})")),
-              "(1 event missed before this one) route: 4096 changes in 2.5 s. Fine.");
+              "(1 event missed before this one) route → ip route add; 4095 more → 2.5 s");
+}
+
+TEST(EventLine, CountsWhatDoesNotFit) {
+    const auto event = object(R"({"cause": "link tun0", "decisions": ["ipv4 takeover split by tun0"],
+                                  "operations": ["ip rule add", "nft add"], "reaction_us": 1240})");
+    EXPECT_EQ(to_line(event, 80), to_line(event));
+    EXPECT_EQ(to_line(event, 70), "link tun0 → ipv4 takeover split by tun0 → 2 operations → 1.2 ms");
+    EXPECT_EQ(to_line(event, 50), "link tun0 → ipv4 takeover… → 2 operations → 1.2 ms");
 }
 
 TEST(EventLine, IsOneLineWhateverTheAgentSays) {
     EXPECT_EQ(to_line(object(R"({"cause": "a\nb", "operations": 7, "summary": "\u001b[2J", "lost": "x"})")),
               R"(a\x0ab: \x1b[2J)");
-    EXPECT_EQ(to_line({}), ":");
+    EXPECT_EQ(to_line(object(R"({"cause": "a", "operations": ["b\nc", 7], "decisions": ["\u001b[2J"]})")),
+              R"(a → \x1b[2J → b\x0ac; )");
+    EXPECT_EQ(to_line({}), ": ");
+}
+
+TEST(Fit, BreaksLinesBelowTheirText) {
+    const std::string text = "One sentence that is too long for it.\n\n"
+                             "class novpn    steering past the VPN and on\n"
+                             "               a second line, which has more\n"
+                             "short          line\n";
+    EXPECT_EQ(fit(text, std::nullopt, 15), text);
+    EXPECT_EQ(fit(text, 30, 15), "One sentence that is too long\nfor it.\n\n"
+                                 "class novpn    steering past\n"
+                                 "               the VPN and on\n"
+                                 "               a second line,\n"
+                                 "               which has more\n"
+                                 "short          line\n");
+}
+
+TEST(Fit, KeepsALongWordWhole) {
+    EXPECT_EQ(fit("members    /a/path/that/has/no/blank/anywhere: 1 process", 25, 11),
+              "members    /a/path/that/has/no/blank/anywhere:\n           1 process");
+    EXPECT_EQ(fit("members    /a/path/that/has/no/blank/anywhere", 25, 11),
+              "members    /a/path/that/has/no/blank/anywhere");
+}
+
+TEST(Fit, CountsCharactersAndNotBytes) {
+    EXPECT_EQ(fit("ééééé ééééé", 11, 0), "ééééé ééééé");
+    EXPECT_EQ(cut("ééééé", 5), "ééééé");
+    EXPECT_EQ(cut("éééééé", 5), "éééé…");
+}
+
+TEST(Coloured, PaintsTheSentenceAndTheHeadings) {
+    EXPECT_EQ(coloured("Well.\nYes.\n\nok     kernel\nwarning        this\nokay\n", Colour::green),
+              "\033[32mWell.\033[0m\n\033[32mYes.\033[0m\n\n\033[32mok\033[0m     kernel\n"
+              "\033[33mwarning\033[0m        this\nokay\n");
 }
 
 TEST(Explanation, SaysTheDifferenceFirst) {

@@ -43,6 +43,7 @@ TEST_F(MonitorTest, TellsWhatIsAndThenEachEvent) {
     Raw raw(dir);
     ASSERT_TRUE(raw.call(kMonitorCall));
     EXPECT_EQ(next(raw), (json::object{{"cause", "now"},
+                                       {"decisions", json::array()},
                                        {"operations", json::array()},
                                        {"omitted", 0},
                                        {"reaction_us", nullptr},

@@ -5,6 +5,7 @@
 #include <boost/json/serialize.hpp>
 #include <filesystem>
 #include <fstream>
+#include <boost/json/array.hpp>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -22,8 +23,18 @@ TEST(JudgeStatus, SaysTheSummaryOnceAndEachWarning) {
               (std::vector<Finding>{{State::ok, "agent", "All well.", ""}}));
     EXPECT_EQ(judge_status(object(R"({"summary": "Astray.", "health": "degraded",
                                       "warnings": [{"code": "a", "text": "Astray."}, {"code": "b", "text": "More."}]})")),
-              (std::vector<Finding>{{State::wrong, "agent", "Astray.", "novpn status"},
-                                    {State::wrong, "agent", "More.", ""}}));
+              (std::vector<Finding>{{State::wrong, "agent", "Astray.", "journalctl -u novpnd says more"},
+                                    {State::wrong, "agent", "More.", "journalctl -u novpnd says more"}}));
+}
+
+TEST(JudgeStatus, HasAMendForEachWarning) {
+    for (const char* code : {"pending", "look", "cgroups", "rule_order", "dns", "policy", "rule_ahead", "rival_rule",
+                             "config", "sockets", "of another version"})
+        for (const char* health : {"degraded", "blocked"}) {
+            boost::json::object status{{"summary", "No."}, {"health", health}};
+            status["warnings"] = boost::json::array{{{"code", code}, {"text", "Why."}}};
+            for (const Finding& finding : judge_status(status)) EXPECT_NE(finding.mend, "") << code;
+        }
 }
 
 TEST(JudgeKernel, TellsARightThatIsMissingFromAFeatureThatIs) {
