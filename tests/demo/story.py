@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The story that packaging/demo tells: every statement is checked, and the exit status is 0 only if all of them held.
 
-Usage: story.py --binaries DIR [--keep]
+Usage: story.py --binaries DIR [--keep] [--picture FILE]
 """
 import argparse
 import difflib
@@ -14,6 +14,9 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "support"))
 import lab as the_lab  # noqa: E402
 from lab import ECHO, MEMBER_ECHO, SITES, VPN_DNS, VPN_NAME, VPN_SEEN, wait_until  # noqa: E402
+
+
+PICTURE = pathlib.Path(__file__).resolve().parent.parent.parent / "docs/now.svg"
 
 
 class Story:
@@ -109,6 +112,22 @@ def no_leak(story, lab):
                 "where only `novpn run` goes", counts["tunnel"] > 0 and counts["leaked"] == 0, f"but {counts['leaked']} were")
 
 
+def texts_of(svg):
+    """The labels of a picture: where graphviz puts them is its own business, and another release does otherwise."""
+    return sorted(re.findall(r"<text [^>]*>([^<]*)</text>", svg))
+
+
+def draw(story, lab, file):
+    dot = lab.novpn("status", "--dot").stdout
+    svg = subprocess.run(["dot", "-Tsvg"], input=dot, text=True, stdout=subprocess.PIPE, check=True).stdout
+    if file:
+        pathlib.Path(file).write_text(svg)
+    shown = PICTURE.read_text()
+    missing = set(texts_of(svg)) ^ set(texts_of(shown))
+    story.claim("`novpn status --dot` draws what docs/now.svg shows", texts_of(svg) == texts_of(shown),
+                f"but these differ: {missing}; draw it anew: packaging/demo --picture docs/now.svg")
+
+
 def roam(story, lab, agent):
     story.chapter("6. The laptop roams to site B while the VPN is up")
     started = time.monotonic()
@@ -153,7 +172,7 @@ def the_end(story, lab, agent, before):
                 "but:\n" + "\n".join(lines))
 
 
-def tell(story, lab, keep):
+def tell(story, lab, keep, picture):
     before_the_vpn(story, lab)
     before = lab.snapshot()
 
@@ -165,6 +184,7 @@ def tell(story, lab, keep):
 
     under_the_vpn(story, lab, agent, 3, "def1")
     names(story, lab)
+    draw(story, lab, picture)
     open_connection(story, flow, "VPN up")
     lab.vpn_down()
     open_connection(story, flow, "VPN down")
@@ -199,6 +219,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binaries", required=True)
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--picture")
     arguments = parser.parse_args()
 
     story = Story()
@@ -209,7 +230,7 @@ def main():
     host = host_state()
     try:
         with the_lab.Lab(bin_dir=arguments.binaries) as lab:
-            tell(story, lab, arguments.keep)
+            tell(story, lab, arguments.keep, arguments.picture)
     except (AssertionError, OSError, subprocess.SubprocessError, LookupError, ValueError) as error:
         story.claim("the story goes on", False, str(error))
 

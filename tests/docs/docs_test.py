@@ -75,6 +75,23 @@ class ManPages(unittest.TestCase):
         self.assertEqual(dict(found), built)
         self.assertEqual(self.page("novpn.yaml.5").count(".TP\n"), len(built), "no key without a default")
 
+    def test_each_key_of_novpn_yaml_5_has_an_example_that_is_right(self):
+        """A value of its own, below the names that lead to the key."""
+        for path, following in re.findall(r"^\.TP\n\.B (\S+)\nDefault:\n\.BR .+ \.\n(.+\n.+)$", self.page("novpn.yaml.5"), re.MULTILINE):
+            with self.subTest(path):
+                example = re.fullmatch(r'Example:\n\.BR "(.+)" \.', following)
+                self.assertTrue(example, f"no example, but: {following}")
+                names = path.replace("NAME", "novpn").split(".")
+                self.assertTrue(example[1].startswith(names[-1] + ": "), example[1])
+                text = "".join(f"{'  ' * depth}{name}:\n" for depth, name in enumerate(names[:-1])) + "  " * (len(names) - 1) + example[1] + "\n"
+                with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+                    file.write(text)
+                    file.flush()
+                    checked = run(BIN / "novpn", "check", file.name)
+                # On a machine that cannot do it, it is refused for that reason alone.
+                if "dns: uplink" not in example[1]:
+                    self.assertEqual((checked.returncode, checked.stderr), (0, ""), text)
+
     def test_the_example_of_novpn_yaml_5_is_right(self):
         example = self.page("novpn.yaml.5").split(".nf\n")[1].split(".fi")[0]
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:

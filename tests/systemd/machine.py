@@ -3,6 +3,8 @@
 What is written there is gone at the end. Services that this machine has enabled are not started in there. cgroup v2 alone
 is at /sys/fs/cgroup, and bpffs is mounted as on a real machine, which systemd leaves out in a container.
 """
+import atexit
+import functools
 import json
 import os
 import pathlib
@@ -140,6 +142,17 @@ class Machine:
         return self.run("journalctl", "--no-pager", "-n", "60", "-u", "novpnd", check=False).stdout if self.init else ""
 
 
+@functools.cache
+def build_package():
+    """Once, for all the classes of a program."""
+    out = tempfile.TemporaryDirectory(prefix="novpn-deb-")
+    atexit.register(out.cleanup)
+    built = subprocess.run([SOURCE / "packaging/build-deb", "--of", BUILD, out.name], text=True, capture_output=True)
+    if built.returncode != 0:
+        raise AssertionError(built.stdout[-3000:] + built.stderr[-3000:])
+    return pathlib.Path(built.stdout.splitlines()[-1])
+
+
 class MachineTest(unittest.TestCase):
     """The package built, and installed on a machine that runs."""
 
@@ -147,11 +160,7 @@ class MachineTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        out = cls.enterClassContext(tempfile.TemporaryDirectory(prefix="novpn-deb-"))
-        built = subprocess.run([SOURCE / "packaging/build-deb", "--of", BUILD, out], text=True, capture_output=True)
-        if built.returncode != 0:
-            raise AssertionError(built.stdout[-3000:] + built.stderr[-3000:])
-        cls.package = pathlib.Path(built.stdout.splitlines()[-1])
+        cls.package = build_package()
         cls.lab = cls.enterClassContext(the_lab.Lab())
         cls.before = cls.lab.snapshot()
         cls.machine = Machine(cls.lab, cls.package)
