@@ -27,7 +27,8 @@ Scope scope_of(const Config& config, const std::string& cgroup_root, Depth depth
 
 bool same_steering(const Desired& a, const Desired& b) {
     return a.routes == b.routes && a.rules == b.rules && a.policies == b.policies && a.cgroups == b.cgroups &&
-           a.nft == b.nft && a.birth_marks == b.birth_marks && a.redirects == b.redirects;
+           a.nft == b.nft && a.src_valid_mark == b.src_valid_mark && a.birth_marks == b.birth_marks &&
+           a.redirects == b.redirects;
 }
 
 /// The same rules, wherever they stand: no class is new, gone or renumbered.

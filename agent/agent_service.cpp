@@ -61,6 +61,21 @@ std::optional<std::string> find_dns_problem(const StatusFacts& facts) {
     return std::nullopt;
 }
 
+/// Whose replies the kernel drops because src_valid_mark cannot be ours, as a sentence with the mend.
+std::optional<std::string> find_lost_replies(const StatusFacts& facts) {
+    if (!facts.desired) return std::nullopt;
+    for (const auto& [name, decision] : facts.desired->classes) {
+        const auto& way_out = decision.ways_out.at(Family::ipv4).uplink;
+        const Link* link = way_out ? find_link(facts.observed, way_out->link) : nullptr;
+        if (decision.state != ClassState::steering || !link || !needs_src_valid_mark(*link, facts.observed)) continue;
+        if (link->ipv4.src_valid_mark || may_set_src_valid_mark(*link)) continue;
+        return fmt::format("Replies to class {} are dropped on {} under a VPN: rp_filter is strict, and src_valid_mark "
+                           "stays as it is, as another program uses net.ipv4.conf.{}.tag. Set rp_filter=2.",
+                           name, link->name, link->name);
+    }
+    return std::nullopt;
+}
+
 } // namespace
 
 StatusFacts Agent::facts() {
@@ -84,6 +99,7 @@ StatusFacts Agent::facts() {
     if (auto packets = kernel_.packets()) facts.packets = std::move(*packets);
     if (auto astray = find_astray(facts)) facts.warnings[kRuleOrderWarning] = *astray;
     if (auto problem = find_dns_problem(facts)) facts.warnings["dns"] = *problem;
+    if (auto lost = find_lost_replies(facts)) facts.warnings["rp_filter"] = *lost;
     if (auto policy = find_impassable(facts)) facts.warnings[kPolicyWarning] = *policy;
     if (facts.desired)
         for (const auto& [family, order] : facts.desired->rule_order)

@@ -207,6 +207,10 @@ void add_steering(Desired& desired, ClassMarking& marking, const ClassConfig& c,
         if (way_out) {
             desired.routes.push_back(default_route(*way_out, c.table));
             marking.links.insert(way_out->link);
+            const Link* link = find_link(observed, way_out->link);
+            if (family == Family::ipv4 && link && needs_src_valid_mark(*link, observed) &&
+                may_set_src_valid_mark(*link))
+                desired.src_valid_mark.insert(link->index);
         }
         add_rules(desired.rules, family, c, decision, desired.rule_order.at(family).lookups.at(c.name), observed,
                   config);
@@ -303,6 +307,16 @@ std::string to_string(ClassState state) {
 }
 
 bool may_use_tunnel(const ClassConfig& c) { return c.via.empty() && c.when_no_uplink == WhenNoUplink::tunnel; }
+
+bool needs_src_valid_mark(const Link& link, const Observed& observed) {
+    constexpr std::uint32_t kStrict = 1;
+    const Ipv4Settings& all = observed.ipv4_of_all;
+    return std::max(link.ipv4.rp_filter, all.rp_filter) == kStrict && !all.src_valid_mark;
+}
+
+bool may_set_src_valid_mark(const Link& link) {
+    return link.ipv4.tag == kNovpnTag || (!link.ipv4.tag && !link.ipv4.src_valid_mark);
+}
 
 std::vector<Prefix> outermost_destinations(const ClassConfig& c) {
     std::vector<Prefix> outermost;

@@ -61,6 +61,7 @@ struct Desired {
     std::vector<Route> routes; ///< of the classes' tables, all with our protocol
     std::vector<Rule> rules;   ///< all with our protocol
     std::vector<std::string> cgroups;
+    std::set<IfIndex> src_valid_mark;                  ///< links that need it and have it of nobody else
     std::vector<XfrmPolicy> policies;                  ///< without an index: the plan gives them one of ours
     NftTable nft;                                      ///< no class: no table
     std::map<std::string, ClassBirthMark> birth_marks; ///< by class, those whose sockets are marked when they are made
@@ -75,6 +76,12 @@ Desired decide(const Observed& observed, const Config& config, const Memory& mem
 
 /// `when_no_uplink: tunnel` gives up the backstop and the guard. A class that is bound to a tunnel goes nowhere else.
 bool may_use_tunnel(const ClassConfig& c);
+
+/// Strict reverse path filtering drops what comes in by another link than the way back to its source, which under a
+/// VPN is the tunnel, but for packets of the mark. Also while there is none: the first replies under one count too.
+bool needs_src_valid_mark(const Link& link, const Observed& observed);
+/// Where somebody else has set it, it is theirs; where somebody else uses the tag, ours could not be told from theirs.
+bool may_set_src_valid_mark(const Link& link);
 
 /// Its destinations, without those inside another of them, in the order of the config.
 std::vector<Prefix> outermost_destinations(const ClassConfig& c);

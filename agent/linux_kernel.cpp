@@ -25,13 +25,17 @@ Expected<LinuxKernel> LinuxKernel::open() {
     auto redirects = Redirects::open(cgroups->mount(), *root, birth_marks.unavailable());
     auto cgroup_watch = CgroupWatch::open(cgroups->mount());
     if (!cgroup_watch) return tl::make_unexpected(cgroup_watch.error());
-    return LinuxKernel(std::move(*routing), std::move(*nft), std::move(*cgroups), std::move(*xfrm),
-                       std::move(birth_marks), std::move(redirects), std::move(*cgroup_watch), std::move(*root));
+    auto settings = Sysctls::open();
+    if (!settings) return tl::make_unexpected(settings.error());
+    return LinuxKernel(std::move(*settings), std::move(*routing), std::move(*nft), std::move(*cgroups),
+                       std::move(*xfrm), std::move(birth_marks), std::move(redirects), std::move(*cgroup_watch),
+                       std::move(*root));
 }
 
-LinuxKernel::LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm, BirthMarks birth_marks,
-                         Redirects redirects, CgroupWatch cgroup_watch, std::string cgroup_root)
-    : routing_(std::move(routing))
+LinuxKernel::LinuxKernel(Sysctls settings, RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm,
+                         BirthMarks birth_marks, Redirects redirects, CgroupWatch cgroup_watch, std::string cgroup_root)
+    : settings_(std::move(settings))
+    , routing_(std::move(routing))
     , nft_(std::move(nft))
     , cgroups_(std::move(cgroups))
     , xfrm_(std::move(xfrm))
@@ -56,6 +60,9 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
     Observed observed;
     observed.cgroup_mount = cgroups_.mount();
     if (auto done = take(observed.links, routing_.links()); !done) return tl::make_unexpected(done.error());
+    auto ipv4_of_all = settings_.ipv4_of_all();
+    if (!ipv4_of_all) return tl::make_unexpected(ipv4_of_all.error());
+    observed.ipv4_of_all = *ipv4_of_all;
     if (auto done = take(observed.addresses, routing_.addresses()); !done) return tl::make_unexpected(done.error());
     if (auto done = take(observed.rules, routing_.rules()); !done) return tl::make_unexpected(done.error());
     if (auto done = take(observed.policies, xfrm_.policies()); !done) return tl::make_unexpected(done.error());
@@ -232,6 +239,9 @@ Expected<void> LinuxKernel::apply(const Operation& operation) {
         }
         Expected<void> operator()(const DetachRedirect& op) {
             return kernel.redirects_.detach(op.class_name, op.cgroup);
+        }
+        Expected<void> operator()(const SetSrcValidMark& op) {
+            return kernel.routing_.set_src_valid_mark(op.link, op.on);
         }
         Expected<void> operator()(const ForgetNeighbour& op) { return kernel.routing_.forget(op.neighbour); }
         Expected<void> operator()(const ChangeElements& op) { return kernel.nft_.change(op.change); }

@@ -11,6 +11,7 @@
 #include "rules/cgroup_watch.h"
 #include "rules/nft.h"
 #include "rules/redirect.h"
+#include "rules/sysctl.h"
 
 namespace novpn {
 
@@ -42,14 +43,15 @@ class LinuxKernel : public Kernel {
     CgroupWatch& cgroup_watch() const { return *cgroup_watch_; }
 
   private:
-    LinuxKernel(RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm, BirthMarks birth_marks,
-                Redirects redirects, CgroupWatch cgroup_watch, std::string cgroup_root);
+    LinuxKernel(Sysctls settings, RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm,
+                BirthMarks birth_marks, Redirects redirects, CgroupWatch cgroup_watch, std::string cgroup_root);
     void look_at_others(Observed& observed, const Scope& scope) const;
     std::vector<std::string> tree_below(const std::string& cgroup) const;
     Expected<MemberElement> element(const std::string& class_name, const std::string& cgroup) const;
     Expected<SocketDiag*> socket_diag();
     Expected<void> replace_nft(const NftTable& table);
 
+    Sysctls settings_;
     RouteSocket routing_;
     Nft nft_;
     CgroupTree cgroups_;

@@ -17,6 +17,7 @@ namespace novpn {
 
 struct Observed {
     std::vector<Link> links;
+    Ipv4Settings ipv4_of_all; ///< net.ipv4.conf.all
     std::vector<Address> addresses;
     std::vector<Route> routes;                    ///< of main and of the classes' tables, both families
     std::vector<Rule> rules;                      ///< both families, in the order the kernel consults them

@@ -268,6 +268,24 @@ BirthChanges redirect_changes(const Observed& observed, const Desired& desired) 
     return changes;
 }
 
+struct SettingChanges {
+    std::vector<Operation> to_set;
+    std::vector<Operation> to_reset;
+};
+
+SettingChanges setting_changes(const Observed& observed, const Desired& desired) {
+    SettingChanges changes;
+    for (const Link& link : observed.links) {
+        const bool is_ours = link.ipv4.tag == kNovpnTag;
+        if (!desired.src_valid_mark.contains(link.index)) {
+            if (is_ours) changes.to_reset.push_back(SetSrcValidMark{link.index, false});
+        } else if (!is_ours || !link.ipv4.src_valid_mark) {
+            changes.to_set.push_back(SetSrcValidMark{link.index, true});
+        }
+    }
+    return changes;
+}
+
 template<typename Op, typename Values>
 void append(Plan& plan, const Values& values) {
     for (const auto& value : values) plan.push_back(Op{value});
@@ -305,6 +323,7 @@ Plan diff(const Observed& observed, const Desired& desired) {
 
     BirthChanges births = birth_changes(observed, desired);
     BirthChanges redirects = redirect_changes(observed, desired);
+    SettingChanges settings = setting_changes(observed, desired);
 
     Plan plan;
     // Marking stops before anything that it leans on goes.
@@ -317,6 +336,7 @@ Plan diff(const Observed& observed, const Desired& desired) {
     append<DeleteXfrmPolicy>(plan, policies.stale);
     append<AddXfrmPolicy>(plan, policies.to_add);
     append(plan, elements.links_to_add);
+    append(plan, settings.to_set);
     append<DeleteRoute>(plan, routes.to_delete_first);
     append<ReplaceRoute>(plan, routes.to_replace);
     // What a former run left beside may lead into what is a tunnel by now.
@@ -336,6 +356,7 @@ Plan diff(const Observed& observed, const Desired& desired) {
     // After the rules: what is still marked goes by the uplink as long as they are there.
     append<DeleteXfrmPolicy>(plan, policies.to_delete);
     append(plan, elements.links_to_remove);
+    append(plan, settings.to_reset);
     for (const auto& [path, id] : observed.cgroups)
         if (std::ranges::find(desired.cgroups, path) == desired.cgroups.end()) plan.push_back(RemoveCgroup{path});
     return plan;
@@ -445,6 +466,14 @@ struct Printer {
                                        s.local.to_string(), s.local_port);
         if (s.remote) text += fmt::format(" dst {} dport = {}", s.remote->to_string(), s.remote_port);
         return text;
+    }
+    std::string operator()(const SetSrcValidMark& op) const {
+        std::string conf = "net.ipv4.conf." + names(op.link);
+        // As sysctl(8) has it: the dot of a VLAN's name is a slash.
+        std::replace(conf.begin() + static_cast<std::ptrdiff_t>(std::string_view("net.ipv4.conf.").size()), conf.end(),
+                     '.', '/');
+        return fmt::format("sysctl -w {}.src_valid_mark={} {}.tag={}", conf, op.on ? 1 : 0, conf,
+                           op.on ? kNovpnTag : 0);
     }
     std::string operator()(const ForgetNeighbour& op) const {
         const Link* link = find_link(observed, op.neighbour.link);

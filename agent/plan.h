@@ -133,6 +133,13 @@ struct EndSocket {
     bool operator==(const EndSocket&) const = default;
 };
 
+/// A link's src_valid_mark, with the tag that tells that it is ours; off: both as they are by themselves.
+struct SetSrcValidMark {
+    IfIndex link;
+    bool on = false;
+    bool operator==(const SetSrcValidMark&) const = default;
+};
+
 /// A gateway that failed and may answer by now: without an entry the next packet asks for it again.
 struct ForgetNeighbour {
     Neighbour neighbour;
@@ -143,7 +150,7 @@ using Operation =
     std::variant<ReplaceRoute, DeleteRoute, AddRule, DeleteRule, AddXfrmPolicy, DeleteXfrmPolicy, CreateCgroup,
                  RemoveCgroup, ReplaceNft, DeleteNft, AddMember, RemoveMember, AddLink, RemoveLink, PinBirthMark,
                  UnpinBirthMark, AttachBirthMark, DetachBirthMark, PinRedirect, UnpinRedirect, SetResolvers,
-                 AttachRedirect, DetachRedirect, ChangeElements, EndSocket, ForgetNeighbour>;
+                 AttachRedirect, DetachRedirect, ChangeElements, EndSocket, SetSrcValidMark, ForgetNeighbour>;
 using Plan = std::vector<Operation>;
 
 /// Empty when everything is as desired. A Desired with nothing in it gives the plan that releases everything of ours.

@@ -5,6 +5,7 @@
 #include <linux/fib_rules.h>
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
+#include <linux/ip.h>
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
@@ -89,6 +90,24 @@ std::vector<Route> by_each_hop(const Route& route, const nlattr* multipath, int 
     return routes;
 }
 
+/// IFLA_AF_SPEC { AF_INET { IFLA_INET_CONF: the settings as an array, in the order of linux/ip.h } }
+Ipv4Settings to_ipv4_settings(const nlattr* af_spec) {
+    auto families = af_spec ? Attributes<AF_INET>::parse_nested(af_spec) : std::nullopt;
+    auto inet = families && families->raw(AF_INET) ? Attributes<IFLA_INET_MAX>::parse_nested(families->raw(AF_INET))
+                                                   : std::nullopt;
+    const nlattr* conf = inet ? inet->raw(IFLA_INET_CONF) : nullptr;
+    auto value = [conf](unsigned setting) {
+        std::uint32_t number = 0;
+        const std::size_t at = (setting - 1) * sizeof number;
+        if (conf && static_cast<std::size_t>(nla_len(conf)) >= at + sizeof number)
+            std::memcpy(&number, static_cast<const std::byte*>(nla_data(conf)) + at, sizeof number);
+        return number;
+    };
+    return {.rp_filter = value(IPV4_DEVCONF_RP_FILTER),
+            .src_valid_mark = value(IPV4_DEVCONF_SRC_VMARK),
+            .tag = value(IPV4_DEVCONF_TAG)};
+}
+
 } // namespace
 
 std::optional<Link> to_link(std::span<const std::byte> message) {
@@ -109,6 +128,7 @@ std::optional<Link> to_link(std::span<const std::byte> message) {
     if (auto* nested = attributes->raw(IFLA_LINKINFO)) {
         if (auto kind = Attributes<IFLA_INFO_MAX>::parse_nested(nested)) link.kind = kind->text(IFLA_INFO_KIND);
     }
+    link.ipv4 = to_ipv4_settings(attributes->raw(IFLA_AF_SPEC));
     return link;
 }
 

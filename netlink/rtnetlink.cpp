@@ -7,7 +7,9 @@
 #include <fmt/format.h>
 #include <linux/fib_rules.h>
 #include <linux/if_link.h>
+#include <linux/ip.h>
 #include <linux/neighbour.h>
+#include <linux/netconf.h>
 #include <linux/rtnetlink.h>
 #include <netlink/addr.h>
 #include <netlink/msg.h>
@@ -242,6 +244,22 @@ Expected<void> RouteSocket::acknowledge(nl_msg& request, const std::string& doin
         request, [](std::span<const std::byte>) {}, doing);
 }
 
+Expected<void> RouteSocket::set_src_valid_mark(IfIndex link, bool on) {
+    ifinfomsg header{};
+    header.ifi_index = static_cast<int>(link.value);
+    NlMessage request = make_request(RTM_SETLINK, header);
+    // The kernel takes each setting as an attribute of its own number (inet_set_link_af in net/ipv4/devinet.c).
+    nlattr* families = nla_nest_start(request.get(), IFLA_AF_SPEC);
+    nlattr* inet = nla_nest_start(request.get(), AF_INET);
+    nlattr* conf = nla_nest_start(request.get(), IFLA_INET_CONF);
+    nla_put_u32(request.get(), IPV4_DEVCONF_TAG, on ? kNovpnTag : 0);
+    nla_put_u32(request.get(), IPV4_DEVCONF_SRC_VMARK, on ? 1 : 0);
+    for (nlattr* nest : {conf, inet, families}) nla_nest_end(request.get(), nest);
+    auto done = acknowledge(*request, fmt::format("setting src_valid_mark of link {}", link.value));
+    if (!done && !on && done.error().code == std::errc::no_such_device) return {};
+    return done;
+}
+
 namespace {
 
 /// libnl's builders fail for want of memory only, once the values are complete.
@@ -321,7 +339,7 @@ Expected<RouteMonitor> RouteMonitor::open() {
     auto socket =
         open_netlink(NETLINK_ROUTE, "rtnetlink",
                      {RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE,
-                      RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE, RTNLGRP_NEXTHOP, RTNLGRP_NEIGH});
+                      RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE, RTNLGRP_NEXTHOP, RTNLGRP_NEIGH, RTNLGRP_IPV4_NETCONF});
     if (!socket) return tl::make_unexpected(socket.error());
     int size = kMonitorReceiveBuffer;
     // Without CAP_NET_ADMIN in the initial namespace the default size serves too: an overrun is only one more look.
@@ -337,9 +355,18 @@ int RouteMonitor::fd() const { return nl_socket_get_fd(socket_.get()); }
 
 namespace {
 
+/// rp_filter alone is told when it is set, of a link or of all; what comes with a link that is made has more than it.
+std::string_view cause_of_setting(std::span<const std::byte> message) {
+    auto* header = header_of<netconfmsg>(message, {RTM_NEWNETCONF});
+    auto attributes = header ? Attributes<NETCONFA_MAX>::parse(message, sizeof *header) : std::nullopt;
+    bool is_it = attributes && attributes->raw(NETCONFA_RP_FILTER) && !attributes->raw(NETCONFA_FORWARDING);
+    return is_it ? "rp_filter set" : std::string_view{};
+}
+
 /// Why a notification is a reason to look again; empty when it is none.
 std::string_view cause_of(const nlmsghdr& message) {
     switch (message.nlmsg_type) {
+    case RTM_NEWNETCONF: return cause_of_setting({reinterpret_cast<const std::byte*>(&message), message.nlmsg_len});
     case RTM_NEWLINK: return "link changed";
     case RTM_DELLINK: return "link deleted";
     case RTM_NEWADDR: return "address added";

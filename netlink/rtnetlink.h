@@ -38,6 +38,9 @@ class RouteSocket {
     Expected<std::optional<Neighbour>> neighbour(IfIndex link, const address& host);
     /// ip neighbour del HOST dev LINK. One that is not there (any more) is done.
     Expected<void> forget(const Neighbour& neighbour);
+    /// sysctl -w net.ipv4.conf.LINK.src_valid_mark=1 net.ipv4.conf.LINK.tag=78, or both 0, in one request: it needs no
+    /// /proc/sys that can be written, and names the link by its index. A link that is gone has neither.
+    Expected<void> set_src_valid_mark(IfIndex link, bool on);
     /// ip neighbour show nud all, both families
     Expected<std::vector<Neighbour>> neighbours();
     /// ip route get DESTINATION [mark M] [oif LINK] fibmatch
@@ -65,7 +68,7 @@ class RouteSocket {
     RequestSocket requests_;
 };
 
-/// Notifications about links, addresses, routes, rules and gateways of both families.
+/// Notifications about links, addresses, routes, rules and gateways of both families, and rp_filter.
 class RouteMonitor {
   public:
     static Expected<RouteMonitor> open();

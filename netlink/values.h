@@ -65,6 +65,16 @@ bool contains(const Prefix& prefix, const Prefix& inner);
 std::optional<address> first_behind(const Prefix& prefix);
 Family family_of(const address& a);
 
+/// net.ipv4.conf.LINK.* that say which source addresses the link takes in (ip-sysctl.rst).
+struct Ipv4Settings {
+    std::uint32_t rp_filter = 0;      ///< 1: strict; the larger one of the link's and of conf.all's counts
+    std::uint32_t src_valid_mark = 0; ///< the check goes by the packet's mark; the link's or conf.all's is enough
+    std::uint32_t tag = 0;            ///< a number that means nothing to the kernel
+    bool operator==(const Ipv4Settings&) const = default;
+};
+/// `tag` of a link whose `src_valid_mark` is ours: the kernel keeps it for as long as it keeps the other.
+inline constexpr std::uint32_t kNovpnTag = kNovpnProtocol.value;
+
 struct Link {
     IfIndex index;
     std::string name;
@@ -75,6 +85,7 @@ struct Link {
     bool loopback = false;         ///< IFF_LOOPBACK
     bool point_to_point = false;   ///< IFF_POINTOPOINT
     std::optional<IfIndex> master; ///< the bridge, bond or VRF it belongs to
+    Ipv4Settings ipv4;
     bool operator==(const Link&) const = default;
 };
 

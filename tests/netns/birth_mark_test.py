@@ -17,7 +17,6 @@ class BirthMarkTest(LabTest):
     marking = "auto"
 
     def start(self, mode=None, rp_filter=0, config=""):
-        # rp_filter=1 needs src_valid_mark on the uplink, which is not this test's.
         self.lab.shell(f"sysctl -qw net.ipv4.conf.all.rp_filter={rp_filter} net.ipv4.conf.wlan0.rp_filter={rp_filter}")
         self.start_agent(f"marking: {self.marking}\n{config}")
         if mode:

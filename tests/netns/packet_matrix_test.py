@@ -10,8 +10,8 @@ import unittest
 
 from labtest import ECHO, LabTest, MEMBER_ECHO, VPN_SEEN, the_lab
 
-# 1 drops the replies wherever the way back is another one, until src_valid_mark is set on the uplink.
-RP_FILTERS = (0, 2)
+# With 1 the agent sets src_valid_mark on the uplink.
+RP_FILTERS = (0, 1, 2)
 MARKINGS = ("bpf", "nft")
 KINDS = ("tcp", "udp", "quic", "ping")
 

@@ -321,6 +321,7 @@ Expected<Observed> FakeKernel::observe(const Scope& scope) {
         bool below_root = !scope.cgroup_root.empty() && path.starts_with(scope.cgroup_root + "/");
         if (asked || below_root) observed.cgroups[path] = id;
     }
+    observed.ipv4_of_all = ipv4_of_all_;
     if (scope.others) observed.others = others_;
     observed.nft = nft_;
     observed.policies.assign(policies_.rbegin(), policies_.rend()); // the kernel lists the youngest first
@@ -490,6 +491,14 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
         Expected<void> operator()(const DetachRedirect& op) {
             auto pinned = kernel.redirects_.find(op.class_name);
             if (pinned != kernel.redirects_.end()) pinned->second.cgroups.erase(op.cgroup);
+            return {};
+        }
+        Expected<void> operator()(const SetSrcValidMark& op) {
+            auto link = std::ranges::find(kernel.links_, op.link, &Link::index);
+            if (link == kernel.links_.end())
+                return op.on ? system_error(ENODEV, "setting src_valid_mark") : Expected<void>();
+            link->ipv4.src_valid_mark = op.on ? 1 : 0;
+            link->ipv4.tag = op.on ? kNovpnTag : 0;
             return {};
         }
         Expected<void> operator()(const ForgetNeighbour&) { return {}; } // has no neighbours

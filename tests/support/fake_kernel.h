@@ -30,6 +30,8 @@ class FakeKernel : public Kernel {
     void set_master(const std::string& name, std::optional<IfIndex> master);
     void set_up(const std::string& name, bool up);
     void set_carrier(const std::string& name, bool carrier);
+    /// Of `all` too, which is no link.
+    Ipv4Settings& settings_of(const std::string& link) { return link == "all" ? ipv4_of_all_ : link_ref(link).ipv4; }
     void add_address(const std::string& link, const address& local, unsigned prefix_length,
                      std::optional<address> peer = std::nullopt);
     void delete_address(const std::string& link, const address& local);
@@ -94,6 +96,7 @@ class FakeKernel : public Kernel {
     std::uint32_t next_index_ = 1;
     std::uint64_t next_cgroup_ = 1000;
     std::vector<Link> links_;
+    Ipv4Settings ipv4_of_all_;
     std::vector<Address> addresses_;
     std::vector<Route> routes_;
     std::vector<Rule> rules_;

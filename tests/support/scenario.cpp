@@ -178,6 +178,7 @@ void Player::play(const std::string& text, const std::vector<std::string>& block
     if (what == "route") return change_route(words);
     if (what == "rule") return change_rule(words);
     if (what == "xfrm") return change_policy(words);
+    if (what == "sysctl") return change_setting(words[1]);
     if (text == "nft flush ruleset") return kernel_.flush_nft();
     if (what == "cgroup" && words[1] == "del")
         return (void)kernel_.apply(RemoveCgroup{cgroup_of(class_of(words), kCgroupRoot)});
@@ -266,6 +267,26 @@ void Player::change_link(const Words& words) {
         link.point_to_point = true;
     }
     kernel_.add_link(link);
+}
+
+/// net.ipv4.conf.LINK.SETTING=N
+void Player::change_setting(const std::string& text) {
+    constexpr std::string_view kConf = "net.ipv4.conf.";
+    const auto dot = text.rfind('.');
+    const auto equals = text.find('=');
+    if (!text.starts_with(kConf) || dot < kConf.size() || equals == std::string::npos)
+        throw std::invalid_argument("expected net.ipv4.conf.LINK.SETTING=N");
+    Ipv4Settings& settings = kernel_.settings_of(text.substr(kConf.size(), dot - kConf.size()));
+    const std::string name = text.substr(dot + 1, equals - dot - 1);
+    const auto number = static_cast<std::uint32_t>(std::stoul(text.substr(equals + 1)));
+    if (name == "rp_filter")
+        settings.rp_filter = number;
+    else if (name == "src_valid_mark")
+        settings.src_valid_mark = number;
+    else if (name == "tag")
+        settings.tag = number;
+    else
+        throw std::invalid_argument("no setting " + name);
 }
 
 void Player::change_address(const Words& words) {

@@ -40,6 +40,7 @@ class Player {
     void read_config(const std::vector<std::string>& block);
     void switch_class(const Words& words);
     void change_link(const Words& words);
+    void change_setting(const std::string& text);
     void change_address(const Words& words);
     void change_route(const Words& words);
     std::vector<Route> by_each_hop(const Route& route, const Words& words) const;

@@ -1,0 +1,175 @@
+"""Strict reverse path filtering: replies to members arrive all the same, by src_valid_mark of the uplink alone, which is as it
+was before once nothing of ours is there."""
+import signal
+import unittest
+
+from labtest import LabTest, MEMBER_ECHO, SITES, VPN_SEEN, the_lab
+
+STRICT = "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.wlan0.rp_filter=1"
+SETTING = "src_valid_mark"
+# A datagram that is too large for the far side of the router, and a host that refuses: what a member's socket is told.
+TOO_LARGE, MTU = 1400, 1280
+ERRORS = f"""
+import errno, json, select, socket, sys
+def told(host, port, size):
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    # IP_MTU_DISCOVER, IPV6_MTU_DISCOVER: IP_PMTUDISC_PROBE leaves the size alone and lets the router object.
+    sock.setsockopt(*((socket.IPPROTO_IPV6, 23, 3) if ":" in host else (socket.IPPROTO_IP, 10, 3)))
+    sock.setsockopt(*((socket.IPPROTO_IPV6, 25, 1) if ":" in host else (socket.IPPROTO_IP, 11, 1)))  # RECVERR
+    sock.connect((host, port))
+    sock.send(bytes(size))
+    poll = select.poll()
+    poll.register(sock, 0)
+    if not poll.poll(3000): return "nothing"
+    return errno.errorcode[sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)]
+print(json.dumps([told(sys.argv[1], 9, 10), told(sys.argv[1], 7000, {TOO_LARGE})]))
+"""
+
+
+class ReversePath(LabTest):
+    wired = True
+
+    def setting(self, link, name=SETTING):
+        return int(self.lab.shell(f"sysctl -n net.ipv4.conf.{link}.{name}"))
+
+    def settings(self):
+        return {link: self.setting(link) for link in ("all", "default", "lo", "wlan0", "eth0")}
+
+    def assert_set_on(self, *links):
+        wanted = {link: int(link in links) for link in self.settings()}
+        self.assert_same(self.settings(), wanted, SETTING)
+
+    def strict(self):
+        self.lab.shell(STRICT)
+        self.before = self.lab.snapshot()
+
+    def assert_replies(self):
+        for family, text in ((4, SITES["a"].seen4), (6, self.lab.laptop_address(6))):
+            for protocol in ("tcp", "udp"):
+                self.assert_same(self.lab.seen(protocol, family, member=True), text, f"a member's {protocol} over IPv{family}")
+
+    def test_set_on_the_uplink_only_and_reset_by_a_stop(self):
+        self.strict()
+        self.start_agent()
+        self.assert_set_on("wlan0")
+        self.vpn_up("def1-ipv6")
+        self.assert_replies()
+        self.assert_others_seen_as(VPN_SEEN[4])
+        self.vpn_down()
+        self.assert_set_on("wlan0")
+        self.assert_same(self.agent.stop(), 0, "exit status")
+        self.assert_state_is(self.before)
+
+    def test_not_touched_where_it_is_not_needed(self):
+        for value in (0, 2):
+            with self.subTest(rp_filter=value):
+                self.lab.shell(STRICT.replace("=1", f"={value}"))
+                self.start_agent()
+                self.vpn_up("def1")
+                self.assert_set_on()
+                self.assert_same(self.setting("wlan0", "tag"), 0, "tag")
+                self.vpn_down()
+                self.agent.stop()
+
+    def test_errors_of_the_network_reach_a_member(self):
+        """ICMP by a router on the way, and by the host itself."""
+        self.lab.shell(STRICT)
+        self.lab.shell(f"ip link set to_a mtu {MTU}", "internet")
+        self.lab.shell(f"ip link set wan mtu {MTU}", "router_a")
+        self.start_agent()
+        self.vpn_up("def1-ipv6")
+        for family in (4, 6):
+            command = self.lab.novpn_command("run", "--", the_lab.PYTHON, "-c", ERRORS, MEMBER_ECHO[family])
+            self.assert_same(self.lab.run(*command).stdout.strip(), '["ECONNREFUSED", "EMSGSIZE"]', f"errors over IPv{family}")
+        self.assert_nothing_leaked()
+
+    def test_a_filter_that_becomes_strict_is_noticed(self):
+        self.start_agent()
+        self.vpn_up("def1")
+        self.assert_set_on()
+        self.lab.shell(STRICT)
+        the_lab.wait_until(lambda: self.setting("wlan0"), what=SETTING, detail=self.agent.explain)
+        self.assert_replies()
+        self.lab.shell(STRICT.replace("=1", "=2"))
+        the_lab.wait_until(lambda: not self.setting("wlan0"), what=f"{SETTING} reset", detail=self.agent.explain)
+        self.assert_same(self.setting("wlan0", "tag"), 0, "tag")
+
+    def test_moves_with_the_uplink(self):
+        self.strict()
+        self.start_agent()
+        self.vpn_up("def1")
+        self.lab.connect("eth0", "b")
+        self.wait_for_gateway(SITES["b"].gateway, "eth0")
+        self.assert_set_on("eth0")
+        self.assert_members_seen_at("b", families=(4,), link="eth0")
+        self.lab.unplug("eth0")
+        self.lab.forget("eth0")
+        self.wait_for_gateway(SITES["a"].gateway)
+        self.assert_set_on("wlan0")
+        self.assert_replies()
+
+    def test_a_new_agent_adopts_it_and_restores_it(self):
+        self.strict()
+        self.start_agent()
+        for end in (lambda: self.agent.kill9(), lambda: self.agent.stop(signal.SIGUSR1)):
+            end()
+            self.assert_set_on("wlan0")
+            self.start_agent()
+            self.assertNotIn("sysctl -w", self.agent.log.read_text())
+        self.agent.stop()
+        self.assert_state_is(self.before)
+
+    def test_after_a_crash_down_restores_it(self):
+        self.strict()
+        self.start_agent()
+        self.agent.kill9()
+        # Whatever else of ours is gone: the link itself says whose it is.
+        self.lab.shell("nft flush ruleset")
+        self.lab.novpn("down", "--force")
+        self.assert_state_is(self.before)
+
+    def test_after_a_crash_a_new_agent_restores_what_is_not_the_uplink_any_more(self):
+        self.strict()
+        self.start_agent()
+        self.agent.kill9()
+        self.lab.connect("eth0", "b")
+        self.start_agent()
+        self.wait_for_gateway(SITES["b"].gateway, "eth0")
+        self.assert_set_on("eth0")
+        self.assert_same(self.setting("wlan0", "tag"), 0, "tag of wlan0")
+
+    def test_somebody_elses_stays_theirs(self):
+        self.lab.shell(f"sysctl -qw net.ipv4.conf.wlan0.{SETTING}=1")
+        self.strict()
+        self.start_agent()
+        self.assert_same(self.setting("wlan0", "tag"), 0, "tag")
+        self.vpn_up("def1")
+        self.assert_replies()
+        self.vpn_down()
+        self.agent.kill9()
+        self.lab.novpn("down", "--force")
+        self.assert_state_is(self.before)
+
+    def test_reset_by_somebody_else_is_put_back_at_the_next_look(self):
+        self.strict()
+        self.start_agent()
+        self.vpn_up("def1")
+        repairs = self.agent.status()["repairs"]
+        self.lab.shell(f"sysctl -qw net.ipv4.conf.wlan0.{SETTING}=0")
+        # A member that starts is a look.
+        self.assert_replies()
+        self.assert_set_on("wlan0")
+        self.assertGreater(self.agent.status()["repairs"], repairs)
+
+    def test_a_tag_of_somebody_else_is_named_and_kept(self):
+        self.lab.shell("sysctl -qw net.ipv4.conf.wlan0.tag=5")
+        self.strict()
+        self.start_agent()
+        warnings = {w["code"]: w["text"] for w in self.agent.status()["warnings"]}
+        self.assertIn("wlan0.tag", warnings["rp_filter"])
+        self.agent.stop()
+        self.assert_state_is(self.before)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
