@@ -562,6 +562,32 @@ TEST_P(Contract, RulesForSocketsWithoutAMarkGoByDestinationUserAndSource) {
     EXPECT_EQ(world->leaves_by({.destination = other, .uid = 1001}), "tun0");
 }
 
+// Settings
+
+TEST_P(Contract, SrcValidMarkComesAndGoesWithItsTag) {
+    IfIndex eth0 = add_eth0();
+    auto settings = [&] {
+        const Observed observed = observe();
+        const Ipv4Settings& of_link = find_link(observed, eth0)->ipv4;
+        return std::pair(of_link.src_valid_mark, of_link.tag);
+    };
+    EXPECT_EQ(settings(), (std::pair{0u, 0u}));
+    for (int i = 0; i < 2; ++i) {
+        ASSERT_TRUE(apply(SetSrcValidMark{eth0, true}));
+        EXPECT_EQ(settings(), (std::pair{1u, kNovpnTag}));
+    }
+    EXPECT_EQ(observe().ipv4_of_all.src_valid_mark, 0u);
+    for (int i = 0; i < 2; ++i) {
+        ASSERT_TRUE(apply(SetSrcValidMark{eth0, false}));
+        EXPECT_EQ(settings(), (std::pair{0u, 0u}));
+    }
+    world->delete_link("eth0");
+    EXPECT_TRUE(apply(SetSrcValidMark{eth0, false})) << "it went with the link";
+    auto refused = apply(SetSrcValidMark{eth0, true});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, std::errc::no_such_device);
+}
+
 // What a packet does
 
 TEST_P(Contract, TheLongestPrefixWinsThenTheLowestMetric) {
