@@ -147,6 +147,8 @@ Foreign foreign_of(RandomState& state) {
     std::erase_if(observed.routes, [](const Route& route) { return is_ours(route); });
     std::erase_if(observed.rules, [](const Rule& rule) { return is_ours(rule); });
     std::erase_if(observed.policies, owned_by_us);
+    for (Link& link : observed.links)
+        if (link.ipv4.tag == kNovpnTag) link.ipv4.tag = link.ipv4.src_valid_mark = 0;
     return {observed.links, observed.addresses, observed.routes, observed.rules, observed.policies, observed.others};
 }
 
@@ -425,7 +427,12 @@ TEST_F(Laws, NoOperationNamesWhatIsNotOurs) {
             return pinned.contains(op.class_name) && pinned.at(op.class_name).cgroups.contains(op.cgroup);
         }
         bool operator()(const UnpinRedirect& op) const { return c.observed.redirects.classes.contains(op.class_name); }
-        bool operator()(const EndSocket&) const { return false; }       // is no difference between two states
+        bool operator()(const EndSocket&) const { return false; } // is no difference between two states
+        bool operator()(const SetSrcValidMark& op) const {
+            const Link* link = find_link(c.observed, op.link);
+            const bool is_tagged = link && link->ipv4.tag == kNovpnTag;
+            return is_tagged || (op.on && link && !link->ipv4.tag && !link->ipv4.src_valid_mark);
+        }
         bool operator()(const ForgetNeighbour&) const { return false; } // what has failed is the kernel's to say
     };
     for_many_states([](Case& c, std::uint32_t) -> std::string {

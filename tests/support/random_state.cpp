@@ -111,6 +111,14 @@ class Generator {
         return config;
     }
 
+    /// Of nobody, of somebody else, or of a former run of ours.
+    Ipv4Settings ipv4_settings() {
+        Ipv4Settings settings{.rp_filter = static_cast<std::uint32_t>(pick(3))};
+        if (chance(20)) settings.src_valid_mark = 1;
+        if (chance(30)) settings.tag = chance(30) ? 5 : kNovpnTag;
+        return settings;
+    }
+
     /// What systemd makes on a laptop, some of it in places where it does not count.
     void cgroups() {
         const std::string manager = "user.slice/user-0.slice/user@0.service";
@@ -137,6 +145,7 @@ class Generator {
                       .up = true,
                       .carrier = true,
                       .point_to_point = kind.point_to_point};
+            link.ipv4 = ipv4_settings();
             link.index = state_.kernel.add_link(link);
             (kind.tunnel ? tunnels_ : physical_).push_back(link);
             std::uint32_t n = link.index.value;
