@@ -283,6 +283,10 @@ SettingChanges setting_changes(const Observed& observed, const Desired& desired)
             changes.to_set.push_back(SetSrcValidMark{link.index, true});
         }
     }
+    // Whatever the order of the dump.
+    auto by_link = [](const Operation& operation) { return std::get<SetSrcValidMark>(operation).link; };
+    std::ranges::sort(changes.to_set, {}, by_link);
+    std::ranges::sort(changes.to_reset, {}, by_link);
     return changes;
 }
 
