@@ -3,6 +3,7 @@ was before once nothing of ours is there."""
 import signal
 import unittest
 
+from interference_test import Firewalld
 from labtest import LabTest, MEMBER_ECHO, SITES, VPN_SEEN, the_lab
 
 STRICT = "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.wlan0.rp_filter=1"
@@ -169,6 +170,54 @@ class ReversePath(LabTest):
         self.assertIn("wlan0.tag", warnings["rp_filter"])
         self.agent.stop()
         self.assert_state_is(self.before)
+
+
+class StrictIpv6(LabTest):
+    """firewalld's: `fib saddr . mark . iif oif missing drop`, where the VPN has replaced the IPv6 default."""
+
+    def check(self, marking):
+        self.start_agent(f"marking: {marking}\n")
+        self.lab.vpn_up("none")
+        self.lab.shell(f"""sysctl -qw net.ipv6.conf.wlan0.accept_ra_defrtr=0
+            ip -6 route del default dev wlan0; ip -6 route add default dev tun0""")
+        self.wait_for_takeover(("ipv6",))
+        firewalld = Firewalld(self.lab)
+        ruleset = self.lab.shell("nft list ruleset")
+        self.assertIn("fib saddr . mark . iif oif missing drop", ruleset)
+        self.assert_members_seen_at("a")
+        self.assert_others_seen_as(VPN_SEEN[6], 6)
+        self.assert_nothing_leaked()
+        # A stranger's packet for the tunnel's address has no business at the uplink: the filter still drops it.
+        self.assert_unsolicited_is_dropped()
+        firewalld.stop()
+
+    def assert_unsolicited_is_dropped(self):
+        tunnels = self.lab.laptop_address(6, "tun0")
+        self.lab.run("nft", "-f", "-", input=f"""table inet witness {{
+            counter arrived {{ }}
+            counter near {{ }}
+            chain arriving {{
+                type filter hook input priority -300
+                iifname wlan0 ip6 daddr {tunnels} udp dport 9999 counter name arrived
+                iifname wlan0 udp dport 9998 counter name near
+            }}
+        }}""")
+        self.lab.shell(f"ip -6 route add {tunnels} via {self.lab.laptop_address(6)} dev lan; ip address add 2001:db8:ffff::99/128 dev lo nodad", "router_a")
+        sender = "import socket, sys; s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.bind((sys.argv[1], 0)); s.sendto(b'x', (sys.argv[2], int(sys.argv[3])))"
+        for source, destination, port in (("2001:db8:ffff::99", tunnels, 9999), (f"{SITES['a'].net6}:1", self.lab.laptop_address(6), 9998)):
+            self.lab.run(the_lab.PYTHON, "-c", sender, source, destination, port, namespace="router_a")
+
+        def counted(name):
+            return int(self.lab.shell(f"nft -j list counter inet witness {name}").split('"packets": ')[1].split(",")[0].rstrip("}"))
+
+        the_lab.wait_until(lambda: counted("near"), what="the neighbour's packet")
+        self.assert_same(counted("arrived"), 0, "packets let in")
+
+    def test_marked_by_bpf(self):
+        self.check("auto")
+
+    def test_marked_by_nft(self):
+        self.check("nft")
 
 
 if __name__ == "__main__":

@@ -95,6 +95,14 @@ class Unsolicited(LabTest):
         self.check()
         self.assert_others_seen_as(VPN_SEEN[4])
 
+    def test_under_def1_ipv6_with_a_strict_reverse_path_filter(self):
+        """src_valid_mark of the uplink changes nothing for what has no mark."""
+        self.lab.shell("sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.wlan0.rp_filter=1")
+        self.start_agent()
+        self.vpn_up("def1-ipv6")
+        self.assert_same(self.lab.shell("sysctl -n net.ipv4.conf.wlan0.src_valid_mark").strip(), "1", "src_valid_mark")
+        self.check()
+
     def test_with_a_strict_reverse_path_filter_one_for_the_tunnels_address_is_refused(self):
         # KERNEL-FACTS 16: a rule that marks what fails the filter would let it in.
         self.lab.shell("sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.wlan0.rp_filter=1")

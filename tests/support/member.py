@@ -44,6 +44,11 @@ def set_mark(name, mark):
     return facts(sockets[name])
 
 
+def bind_to(name, link):
+    sockets[name].setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, link.encode())
+    return facts(sockets[name])
+
+
 def connect(name, host, port=PORT):
     sockets[name].connect((host, port))
     return facts(sockets[name])
