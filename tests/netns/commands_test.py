@@ -136,6 +136,26 @@ class Explain(CommandTest):
         self.assert_state_is(before)
 
 
+class Terminal(CommandTest):
+    def on_terminal(self, columns, environment=""):
+        return self.lab.shell(f"env -u NO_COLOR {environment} script -qec 'stty cols {columns}; novpn status' /dev/null").replace("\r", "")
+
+    def test_status_fits_and_has_colour_there_alone(self):
+        self.start_agent()
+        piped = self.lab.novpn("status").stdout
+        self.assertNotIn("\033", piped)
+        self.assertGreater(max(map(len, piped.splitlines())), 60)
+        narrow = self.on_terminal(60, "TERM=xterm NO_COLOR=1")
+        self.assertNotIn("\033", narrow)
+        self.assertLessEqual(max(map(len, narrow.splitlines())), 60, narrow)
+        self.assertEqual(self.on_terminal(20, "TERM=xterm NO_COLOR=1"), narrow, "60 columns are the fewest")
+        self.assertEqual(narrow.split(), self.on_terminal(200, "TERM=xterm NO_COLOR=1").split(), "the same words")
+        coloured = self.on_terminal(60, "TERM=xterm")
+        self.assertTrue(coloured.startswith("\033[32mNo VPN has taken over"), coloured)
+        self.assertEqual(re.sub(r"\033\[\d+m", "", coloured), narrow)
+        self.assertEqual(self.on_terminal(60, "TERM=dumb"), narrow)
+
+
 class Watch(CommandTest):
     def watch(self, *options):
         return self.lab.spawn("sh", "-c", 'exec "$@" 2>&1', "sh", *self.lab.novpn_command("watch", *options))
