@@ -36,7 +36,8 @@ std::size_t bytes_of(std::string_view text, std::size_t columns) {
 }
 
 std::string fit_line(std::string_view line, std::size_t columns, std::size_t indent) {
-    const bool has_heading = line.size() > indent && indent > 0 && line[indent - 1] == ' ';
+    // Blanks pad a heading; a sentence has one between two words.
+    const bool has_heading = indent >= 2 && line.size() > indent && line.substr(indent - 2, 2) == "  ";
     const std::string margin(has_heading ? indent : 0, ' ');
     std::string out;
     std::string_view rest = line;

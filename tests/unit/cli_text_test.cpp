@@ -108,6 +108,10 @@ TEST(Fit, BreaksLinesBelowTheirText) {
                                  "short          line\n");
 }
 
+TEST(Fit, TakesNoSentenceForAHeading) {
+    EXPECT_EQ(fit("A sentence of which a blank is there.", 30, 11), "A sentence of which a blank is\nthere.");
+}
+
 TEST(Fit, KeepsALongWordWhole) {
     EXPECT_EQ(fit("members    /a/path/that/has/no/blank/anywhere: 1 process", 25, 11),
               "members    /a/path/that/has/no/blank/anywhere:\n           1 process");
