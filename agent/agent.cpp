@@ -246,6 +246,36 @@ void Agent::take_in(const std::map<std::string, MatchedCgroup>& matched, const S
     taken_in_.insert(taken_in_.end(), applied.operations.begin(), applied.operations.end());
 }
 
+bool Agent::heard_of_default(const RouteChange& change, Clock::time_point since) {
+    if (released_ || incomplete_ || !mirror_.take(change)) return false;
+    const Family family = family_of(change.hops.front());
+    const bool same_site = config_.sites.empty() || find_site(mirror_.observed(), config_) == desired_->site;
+    std::optional<Config> changed; // a copy takes its time
+    if (!config_.sites.empty() || !switches_.empty()) changed = config_at(desired_->site);
+    std::optional<std::vector<Route>> to_replace;
+    if (same_site) to_replace = defaults_to_replace(mirror_, family, changed ? *changed : config_, memory_);
+    if (!to_replace) {
+        mirror_.doubt();
+        return false;
+    }
+    // What else follows a change of link, and classes that follow other routes than main's defaults, need the look now.
+    bool can_wait = std::ranges::all_of(config_.classes, [](const ClassConfig& c) { return c.via.empty(); });
+    for (const Route& route : *to_replace) {
+        const Route* before = mirror_.default_of(route.table, family);
+        can_wait = can_wait && before && before->link == route.link;
+        ReplaceRoute operation{route};
+        // The look that follows says why not.
+        if (!kernel_.apply(operation)) {
+            mirror_.doubt();
+            return false;
+        }
+        answered_in_ = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since);
+        mirror_.take(route);
+        answered_.push_back(std::move(operation));
+    }
+    return can_wait;
+}
+
 /// A person's switch stands above what the site says.
 Config Agent::config_at(const SiteDecision& site) const {
     Config config = novpn::config_at(site, config_);
@@ -262,15 +292,15 @@ Desired Agent::decide_at_site(const Observed& observed) const {
 }
 
 Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth depth) {
-    return reconcile(cause, since, depth, Repairs::in_budget);
+    if (released_) return {};
+    return reconcile(cause, since, look(depth), Repairs::in_budget);
 }
 
-Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth depth, Repairs repairs) {
+Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<Observed> observed, Repairs repairs) {
     Pass pass;
-    if (released_) return pass;
+    mirror_.doubt();
     std::erase_if(switches_, [&](const auto& s) { return s.second.until && *s.second.until <= since; });
 
-    auto observed = look(depth);
     if (!observed) {
         pass.failure = observed.error();
         return pass;
@@ -284,7 +314,8 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
     Plan plan = diff(*observed, desired);
 
     // A copied route that the kernel keeps refusing is no repair.
-    bool repair = !incomplete_ && same_steering(*desired_, desired) && !std::ranges::all_of(plan, is_dispensable);
+    bool repair = !incomplete_ && answered_.empty() && same_steering(*desired_, desired) &&
+                  !std::ranges::all_of(plan, is_dispensable);
     if (repair && repairs == Repairs::in_budget) {
         if (auto wait = repairs_left_.take(since)) {
             pass.wait = wait;
@@ -305,6 +336,17 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
                                  .tone = tone_of(contested && !plan.empty(), since)});
     applied.operations.insert(applied.operations.begin(), taken_in_.begin(), taken_in_.end());
     taken_in_.clear();
+    const bool answers = !applied.operations.empty();
+    LogFields told = fields_of(desired);
+    told.event = "operation";
+    told.cause = cause;
+    told.reaction = answered_in_;
+    for (const ReplaceRoute& operation : std::exchange(answered_, {})) {
+        std::string text = to_string(operation, *observed);
+        told.class_name = novpn::class_of(operation, config_);
+        log_line(LogTone::info, fmt::format("{}: {}", cause, text), told);
+        applied.operations.push_back(std::move(text));
+    }
     shown_.cgroup_mount = observed->cgroup_mount;
     shown_.birth_marks.directory = observed->birth_marks.directory;
     pass.operations = applied.operations.size();
@@ -319,8 +361,12 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth dep
     bool news = !desired_ || desired_->takeovers != desired.takeovers || desired_->uplinks != desired.uplinks ||
                 desired_->site != desired.site;
     if (desired.site.known) classes_left_ = desired.classes;
+    const auto by_gateway = [](const Route& route) { return route.table == kMainTable && route.gateway.has_value(); };
+    crowded_ = static_cast<std::size_t>(std::ranges::count_if(observed->routes, by_gateway)) > kMaxCopiedRoutes;
+    mirror_.reflect(*observed, desired, pass.failure || pass.wait);
     desired_ = std::move(desired);
-    if (pass.operations) last_reaction_ = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since);
+    if (answers) last_reaction_ = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since);
+    if (answered_in_) last_reaction_ = std::exchange(answered_in_, std::nullopt);
     if (pass.operations || news) publish(cause, decisions, applied.operations);
     return pass;
 }
@@ -343,8 +389,9 @@ void Agent::heard(Hints hints) {
 
 /// A pass that somebody waits for, so that no repair is put off. Where it is not finished the loop goes on with it.
 Pass Agent::reconcile_on_call(std::string_view cause, Depth depth) {
+    if (released_) return {};
     auto now = Clock::now();
-    Pass pass = reconcile(cause, now, depth, Repairs::at_once);
+    Pass pass = reconcile(cause, now, look(depth), Repairs::at_once);
     if ((pass.failure || pass.wait) && setup_.wake_at)
         setup_.wake_at(now + pass.wait.value_or(std::chrono::milliseconds(100)));
     return pass;
@@ -357,7 +404,7 @@ Expected<void> Agent::start() {
         return tl::make_unexpected(Error{.doing = "starting", .detail = found.front()});
     bool adopts = observed->nft.present || !observed->cgroups.empty() ||
                   std::ranges::find(observed->rules, kNovpnProtocol, &Rule::protocol) != observed->rules.end();
-    Pass pass = reconcile("start", Clock::now(), Depth::everything);
+    Pass pass = reconcile("start", Clock::now(), std::move(observed), Repairs::at_once);
     last_reaction_.reset(); // of a start nobody waits for
     if (pass.failure) {
         // Nothing half done; what a former run left stays as it was for the next try.

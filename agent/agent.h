@@ -6,6 +6,7 @@
 #include "agent/inquiry.h"
 #include "agent/kernel.h"
 #include "agent/log.h"
+#include "agent/mirror.h"
 #include "agent/service.h"
 #include "agent/settle.h"
 #include "agent/status.h"
@@ -82,6 +83,15 @@ class Agent : public Service {
     /// Cgroups of others have come or gone. True: a member is among them, and a pass is due. Those that came are in
     /// their class when this returns, as a program's first packet does not wait for a look.
     bool heard_of_cgroups(const SeenCgroups& seen, std::string_view cause);
+    /// A default route of main has come or gone: classes whose default it changes have another when this returns. True:
+    /// the look that audits it can wait for a quiet moment.
+    bool heard_of_default(const RouteChange& change, Clock::time_point since);
+    /// Main has more routes by a gateway than are copied: which of them come and go is of no use.
+    bool is_crowded() const { return crowded_; }
+    /// The pass that ended just now saw all there was to see: no news is still to come about what it saw.
+    void trust_mirror() { mirror_.trust(); }
+    /// News of what no mirror follows.
+    void doubt_mirror() { mirror_.doubt(); }
     /// Takes everything of ours out of the kernel, marking first, backstop last. Goes on where one thing fails.
     Expected<void> release();
     bool released() const { return released_; }
@@ -117,7 +127,7 @@ class Agent : public Service {
     };
 
     enum class Repairs : std::uint8_t { in_budget, at_once };
-    Pass reconcile(std::string_view cause, Clock::time_point since, Depth depth, Repairs repairs);
+    Pass reconcile(std::string_view cause, Clock::time_point since, Expected<Observed> observed, Repairs repairs);
     Pass reconcile_on_call(std::string_view cause, Depth depth);
     Expected<void> take_config();
     Config config_at(const SiteDecision& site) const; ///< with the switches applied
@@ -164,9 +174,13 @@ class Agent : public Service {
     std::set<address> gateways_;
     std::map<uid_t, std::optional<bool>> users_; ///< with a manager: whether their apps are matched, once that is known
     std::vector<std::string> taken_in_;          ///< operations ahead of the next pass, as their text
-    Observed shown_;                             ///< of the last pass, what operations on cgroups are told with
-    std::set<std::string> attached_;             ///< cgroups of others that a BPF program of ours may be on
-    bool incomplete_ = true;                     ///< the last pass did not make the kernel what is desired
+    Mirror mirror_;
+    bool crowded_ = false;                                 ///< as of the last pass
+    std::vector<ReplaceRoute> answered_;                   ///< ahead of the next pass too, which tells of them
+    std::optional<std::chrono::microseconds> answered_in_; ///< the last of them
+    Observed shown_;                 ///< of the last pass, what operations on cgroups are told with
+    std::set<std::string> attached_; ///< cgroups of others that a BPF program of ours may be on
+    bool incomplete_ = true;         ///< the last pass did not make the kernel what is desired
     bool released_ = false;
     Budget repairs_left_{10, 1};
     Budget moves_left_{200, 10}; ///< of our rules before a rival's: wg-quick costs four, and two back

@@ -1,5 +1,6 @@
 #include "agent/decide.h"
 
+#include "agent/default_route.h"
 #include "agent/explain.h"
 #include "agent/policies.h"
 
@@ -18,22 +19,6 @@ Route backstop(Family family, TableId table) {
             .destination = any_prefix(family),
             .metric = kBackstopMetric,
             .protocol = kNovpnProtocol};
-}
-
-Route default_route(const Uplink& uplink, TableId table) {
-    constexpr std::uint8_t kLinkScope = 253; // RT_SCOPE_LINK: what the kernel wants of an IPv4 route without a gateway
-    bool ipv4 = uplink.family == Family::ipv4;
-    return {.table = table,
-            .destination = any_prefix(uplink.family),
-            // The kernel turns an IPv6 metric of 0 into 1024 (IP6_RT_PRIO_USER). Always the same metric: with another
-            // one a replace adds a route.
-            .metric = ipv4 ? 0u : 1024u,
-            .gateway = uplink.gateway,
-            .link = uplink.link,
-            .source = uplink.source,
-            .scope = ipv4 && !uplink.gateway ? kLinkScope : std::uint8_t{0},
-            .protocol = kNovpnProtocol,
-            .onlink = uplink.onlink};
 }
 
 /// Bits of the marks of all classes: what has one of them, socket or packet, is in a class.
@@ -304,6 +289,22 @@ std::string to_string(ClassState state) {
     case ClassState::off: return "off";
     }
     return {};
+}
+
+Route default_route(const Uplink& uplink, TableId table) {
+    constexpr std::uint8_t kLinkScope = 253; // RT_SCOPE_LINK: what the kernel wants of an IPv4 route without a gateway
+    bool ipv4 = uplink.family == Family::ipv4;
+    return {.table = table,
+            .destination = any_prefix(uplink.family),
+            // The kernel turns an IPv6 metric of 0 into 1024 (IP6_RT_PRIO_USER). Always the same metric: with another
+            // one a replace adds a route.
+            .metric = ipv4 ? 0u : 1024u,
+            .gateway = uplink.gateway,
+            .link = uplink.link,
+            .source = uplink.source,
+            .scope = ipv4 && !uplink.gateway ? kLinkScope : std::uint8_t{0},
+            .protocol = kNovpnProtocol,
+            .onlink = uplink.onlink};
 }
 
 bool may_use_tunnel(const ClassConfig& c) { return c.via.empty() && c.when_no_uplink == WhenNoUplink::tunnel; }

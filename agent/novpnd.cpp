@@ -114,7 +114,9 @@ Expected<void> run(const Options& options) {
     auto load = [file = options.config] { return load_config_or_default(file); };
     bool default_dir = options.runtime_dir == kDefaultRuntimeDir;
     std::string no_bpf, no_redirects; // why not
-    auto on_config = [default_dir, &no_bpf, &no_redirects](const Config& config) {
+    Watch* follows = nullptr;
+    auto on_config = [default_dir, &no_bpf, &no_redirects, &follows](const Config& config) {
+        if (follows) follows->follow(config);
         if (dns_by_uplink(config) && !no_redirects.empty())
             spdlog::warn("dns: uplink cannot be done, names are resolved as the VPN has it: {}", no_redirects);
         spdlog::set_level(to_spdlog(config.log_level));
@@ -170,6 +172,7 @@ Expected<void> run(const Options& options) {
     auto opened = Watch::open(io, agent, *kernel);
     if (!opened) return tl::make_unexpected(opened.error());
     watch = std::move(*opened);
+    follows = watch.get();
     sources = std::make_unique<Sources>(
         io, [] { return gather({}, std::chrono::system_clock::now(), kSourcesMaxWait); },
         [&](Hints hints) {

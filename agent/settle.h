@@ -11,6 +11,10 @@ using Clock = std::chrono::steady_clock;
 inline constexpr auto kSettleQuiet = std::chrono::milliseconds(2);
 /// or has gone on for this long.
 inline constexpr auto kSettleMax = std::chrono::milliseconds(20);
+/// News that is answered already, or that can wait, is audited once it has been quiet for this long,
+inline constexpr auto kAuditQuiet = std::chrono::milliseconds(5);
+/// or the first of it is this old.
+inline constexpr auto kAuditMax = std::chrono::milliseconds(50);
 /// Fruitless looks within kSettleMax that make a storm. A VPN client's burst or a link flap has a dozen; each is
 /// answered at once.
 inline constexpr int kStormLooks = 32;

@@ -17,6 +17,10 @@ namespace novpn {
 
 namespace {
 
+/// A filter that a flood made narrow stays so for this long,
+constexpr auto kFloodPause = std::chrono::seconds(1);
+/// and the flood is over when a wide one lets no more than a trickle through for this long.
+constexpr auto kFloodOver = std::chrono::milliseconds(200);
 constexpr auto kFirstRetry = std::chrono::milliseconds(100);
 constexpr auto kLongestRetry = std::chrono::milliseconds(5000);
 
@@ -60,7 +64,9 @@ Watch::Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kerne
     , clock_fd_(io, monitors.clock.release())
     , signals_(io, SIGTERM, SIGINT, SIGUSR1)
     , later_(io)
-    , resync_(io) {
+    , audit_(io)
+    , resync_(io)
+    , flood_(io) {
     signals_.add(SIGHUP);
     if (auto fd = xfrm_.fd()) xfrm_fd_.assign(*fd);
 }
@@ -71,6 +77,39 @@ Watch::~Watch() {
     nft_fd_.release();
     cgroups_fd_.release();
     if (xfrm_fd_.is_open()) xfrm_fd_.release();
+}
+
+void Watch::follow(const Config& config) {
+    filter_.tables.clear();
+    for (const ClassConfig& c : config.classes) filter_.tables.push_back(c.table);
+    set_filter(filter_.narrow || agent_.is_crowded());
+}
+
+void Watch::set_filter(bool narrow) {
+    filter_.narrow = narrow;
+    // Without it there are more notifications than needed, no fewer.
+    if (auto followed = routes_.follow(filter_); !followed) spdlog::warn("{}", to_string(followed.error()));
+}
+
+/// In a flood of routes by gateways nobody reads them: after it a look sees what they came to.
+void Watch::narrow_down() {
+    if (!filter_.narrow) set_filter(true);
+    flooded_ = true;
+    flood_.expires_after(kFloodPause);
+    flood_.async_wait([this](const boost::system::error_code& error) {
+        if (!error) widen();
+    });
+}
+
+/// Where the flood goes on, the filter is narrow again before the look.
+void Watch::widen() {
+    set_filter(false);
+    flood_.expires_after(kFloodOver);
+    flood_.async_wait([this](const boost::system::error_code& error) {
+        if (error) return;
+        flooded_ = false;
+        look("the flood of routes is over", Clock::now());
+    });
 }
 
 void Watch::start(std::function<void()> on_term, std::function<void()> on_leave) {
@@ -86,9 +125,26 @@ void Watch::start(std::function<void()> on_term, std::function<void()> on_leave)
 boost::asio::awaitable<void> Watch::watch_routes() {
     for (;;) {
         co_await routes_fd_.async_wait(routes_fd_.wait_read, boost::asio::use_awaitable);
-        auto drained = routes_.drain(kernel_.routing().port(), agent_.gateways());
-        if (!drained.cause.empty()) notified(drained.cause);
+        for (bool more = true; more;) {
+            const auto drained = drain_routes(true);
+            if (!drained.cause.empty())
+                notified(drained.cause);
+            else if (!drained.later.empty())
+                look_when_quiet(drained.later, Clock::now());
+            more = drained.flooded;
+        }
     }
+}
+
+RouteMonitor::Drained Watch::drain_routes(bool answers) {
+    const auto since = Clock::now();
+    RouteMonitor::OnDefault on_default;
+    if (answers) on_default = [&](const RouteChange& change) { return agent_.heard_of_default(change, since); };
+    auto drained = routes_.drain(kernel_.routing().port(), agent_.gateways(), on_default);
+    if (!drained.cause.empty()) agent_.doubt_mirror();
+    by_gateway_ += drained.by_gateway;
+    if (by_gateway_ >= RouteMonitor::kFlood) narrow_down();
+    return drained;
 }
 
 boost::asio::awaitable<void> Watch::watch_nft() {
@@ -149,17 +205,53 @@ void Watch::notified(std::string_view cause) {
 void Watch::look(std::string_view cause, Clock::time_point since) {
     later_.cancel();
     waiting_since_.reset();
+    news_ = {};
+    // What is queued is older than what is looked at now: after the look it would tell of a past.
+    while (drain_routes(false).flooded) {
+    }
+    by_gateway_ = 0;
     Pass pass = agent_.reconcile(cause, since, Depth::usual);
+    const auto missed = drain_routes(false);
     auto now = Clock::now();
     settle_.looked(now, pass.operations > 0);
     if (pass.failure) {
         retry_ = retry_.count() ? std::min(retry_ * 2, kLongestRetry) : kFirstRetry;
         spdlog::warn("{}; trying again in {} ms", to_string(*pass.failure), retry_.count());
         look_later(now + retry_, "retry", now);
-        return;
+    } else {
+        retry_ = {};
+        if (pass.wait) look_later(now + *pass.wait, "repair", now);
     }
-    retry_ = {};
-    if (pass.wait) look_later(now + *pass.wait, "repair", now);
+    // What came during the look may be in it, or not.
+    const std::string_view news = missed.cause.empty() ? missed.later : missed.cause;
+    if (!flooded_ && filter_.narrow != agent_.is_crowded()) set_filter(agent_.is_crowded());
+    if (news.empty())
+        agent_.trust_mirror();
+    else
+        look_later(settle_.look_at(now), news, now);
+}
+
+/// Once there has been no news for kAuditQuiet, or kAuditMax after the first.
+void Watch::look_when_quiet(std::string_view cause, Clock::time_point now) {
+    last_news_ = now;
+    if (!news_.empty()) return;
+    news_ = cause;
+    first_news_ = now;
+    audit_.expires_at(now + kAuditQuiet);
+    audit_.async_wait([this](const boost::system::error_code& error) {
+        if (!error) audit();
+    });
+}
+
+void Watch::audit() {
+    if (news_.empty()) return; // another look was first
+    const auto now = Clock::now();
+    const auto due = std::min(last_news_ + kAuditQuiet, first_news_ + kAuditMax);
+    if (due <= now) return look(news_, first_news_);
+    audit_.expires_at(due);
+    audit_.async_wait([this](const boost::system::error_code& error) {
+        if (!error) audit();
+    });
 }
 
 void Watch::look_later(Clock::time_point when, std::string_view cause, Clock::time_point since) {

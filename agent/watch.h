@@ -29,6 +29,8 @@ class Watch {
     Watch(const Watch&) = delete;
     Watch& operator=(const Watch&) = delete;
 
+    /// Notifications that matter to these classes only.
+    void follow(const Config& config);
     /// Starts to react. SIGTERM and SIGINT call `on_term`, SIGUSR1 `on_leave`; SIGHUP reloads.
     void start(std::function<void()> on_term, std::function<void()> on_leave);
     /// A pass at that time, besides those that notifications cause.
@@ -50,7 +52,13 @@ class Watch {
     boost::asio::awaitable<void> watch_cgroups();
     boost::asio::awaitable<void> watch_clock();
     boost::asio::awaitable<void> watch_signals(std::function<void()> on_term, std::function<void()> on_leave);
+    RouteMonitor::Drained drain_routes(bool answers);
     void look(std::string_view cause, Clock::time_point since);
+    void narrow_down();
+    void widen();
+    void set_filter(bool narrow);
+    void look_when_quiet(std::string_view cause, Clock::time_point now);
+    void audit();
     void look_later(Clock::time_point when, std::string_view cause, Clock::time_point since);
     void schedule_resync();
 
@@ -67,9 +75,17 @@ class Watch {
     boost::asio::posix::stream_descriptor clock_fd_; ///< a timer that never ends, but for a change of the clock
     boost::asio::signal_set signals_;
     boost::asio::steady_timer later_; ///< a look that waits for the end of a storm, a retry or the repair budget
+    boost::asio::steady_timer audit_; ///< a look after news that can wait for it
     boost::asio::steady_timer resync_;
     Settle settle_;
     std::optional<Clock::time_point> waiting_since_;
+    RouteFilter filter_;              ///< in force
+    boost::asio::steady_timer flood_; ///< how long the filter stays narrow
+    bool flooded_ = false;            ///< the filter is narrow for a flood, or just was
+    std::size_t by_gateway_ = 0;      ///< of the news since the last look, about routes of main by a gateway
+    std::string_view news_;           ///< cause of the audit; empty: none is due
+    Clock::time_point first_news_{};  ///< of those that an audit is due for
+    Clock::time_point last_news_{};
     std::chrono::milliseconds retry_{0};
 };
 

@@ -183,6 +183,15 @@ std::vector<Route> to_routes(std::span<const std::byte> message) {
     return {route};
 }
 
+std::optional<RouteChange> to_route_change(std::span<const std::byte> message) {
+    RouteChange change{.hops = to_routes(message)};
+    if (change.hops.empty()) return std::nullopt;
+    const auto& header = *reinterpret_cast<const nlmsghdr*>(message.data());
+    change.added = header.nlmsg_type == RTM_NEWROUTE;
+    change.replaces = header.nlmsg_flags & NLM_F_REPLACE;
+    return change;
+}
+
 std::optional<Rule> to_rule(std::span<const std::byte> message) {
     auto* info = header_of<fib_rule_hdr>(message, {RTM_NEWRULE, RTM_DELRULE});
     if (!info) return std::nullopt;

@@ -2,6 +2,7 @@
 #include "netlink/attributes.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <fmt/format.h>
@@ -11,6 +12,7 @@
 #include <linux/neighbour.h>
 #include <linux/netconf.h>
 #include <linux/rtnetlink.h>
+#include <map>
 #include <netlink/addr.h>
 #include <netlink/msg.h>
 #include <netlink/netlink.h>
@@ -20,6 +22,7 @@
 #include <netlink/socket.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <utility>
 
 namespace novpn {
 
@@ -33,8 +36,9 @@ struct ObjectDeleter {
 template<typename T>
 using NlPtr = std::unique_ptr<T, ObjectDeleter>;
 
-// A burst of a busy laptop; SO_RCVBUFFORCE lifts net.core.rmem_max.
-constexpr int kMonitorReceiveBuffer = 1 << 20;
+// Some 10,000 notifications, what a whole look may miss on a busy machine; SO_RCVBUFFORCE lifts net.core.rmem_max. Room
+// that is not used costs nothing.
+constexpr int kMonitorReceiveBuffer = 8 << 20;
 
 NlPtr<nl_addr> to_nl(const address& a, unsigned length) {
     NlPtr<nl_addr> result;
@@ -175,9 +179,13 @@ Expected<std::optional<Neighbour>> RouteSocket::neighbour(IfIndex link, const ad
     return found;
 }
 
-Expected<std::vector<Route>> RouteSocket::dump_routes(nl_msg& request, const std::function<bool(const Route&)>& wanted,
+Expected<std::vector<Route>> RouteSocket::dump_routes(nl_msg& request, const std::function<void()>& begin,
+                                                      const std::function<bool(const Route&)>& wanted,
                                                       const std::string& doing) {
-    auto convert = [&wanted](std::span<const std::byte> message) {
+    std::uint32_t sequence = 0; // another one each time that the dump is taken
+    auto convert = [&](std::span<const std::byte> message) {
+        const std::uint32_t now = reinterpret_cast<const nlmsghdr*>(message.data())->nlmsg_seq;
+        if (std::exchange(sequence, now) != now) begin();
         auto routes = to_routes(message);
         std::erase_if(routes, [&](const Route& route) { return !wanted(route); });
         return routes;
@@ -188,14 +196,21 @@ Expected<std::vector<Route>> RouteSocket::dump_routes(nl_msg& request, const std
     return routes;
 }
 
-Expected<std::vector<Route>> RouteSocket::routes(Family family, TableId table) {
+Expected<std::vector<Route>> RouteSocket::routes(Family family, TableId table, std::size_t by_gateway) {
     rtmsg header{};
     header.rtm_family = static_cast<unsigned char>(to_af(family));
     NlMessage request = make_request(RTM_GETROUTE, header);
     nla_put_u32(request.get(), RTA_TABLE, table.value);
+    std::map<IfIndex, std::size_t> counted;
+    auto wanted = [&](const Route& route) {
+        if (route.table != table) return false;
+        const bool about_internet =
+            route.destination.length <= (family == Family::ipv4 ? kInternetLength4 : kInternetLength6);
+        return !route.gateway || about_internet || ++counted[route.link] <= by_gateway;
+    };
+    // A dump that is taken again begins anew.
     return dump_routes(
-        *request, [table](const Route& route) { return route.table == table; },
-        fmt::format("reading {} table {}", to_string(family), table.value));
+        *request, [&] { counted.clear(); }, wanted, fmt::format("reading {} table {}", to_string(family), table.value));
 }
 
 Expected<std::vector<Route>> RouteSocket::routes_of(Protocol protocol) {
@@ -205,7 +220,8 @@ Expected<std::vector<Route>> RouteSocket::routes_of(Protocol protocol) {
         header.rtm_family = static_cast<unsigned char>(to_af(family));
         header.rtm_protocol = protocol.value;
         auto routes = dump_routes(
-            *make_request(RTM_GETROUTE, header), [protocol](const Route& route) { return route.protocol == protocol; },
+            *make_request(RTM_GETROUTE, header), [] {},
+            [protocol](const Route& route) { return route.protocol == protocol; },
             fmt::format("reading {} routes of protocol {}", to_string(family), to_string(protocol)));
         if (!routes) return routes;
         found.insert(found.end(), routes->begin(), routes->end());
@@ -270,15 +286,72 @@ NlMessage take(int error, nl_msg* message) {
 
 } // namespace
 
+namespace {
+
+void put(nl_msg& message, int attribute, const address& a) {
+    int failed = 0;
+    if (a.is_v4()) {
+        const auto bytes = a.to_v4().to_bytes();
+        failed = nla_put(&message, attribute, bytes.size(), bytes.data());
+    } else {
+        const auto bytes = a.to_v6().to_bytes();
+        failed = nla_put(&message, attribute, bytes.size(), bytes.data());
+    }
+    if (failed < 0) throw std::bad_alloc();
+}
+
+void put(nl_msg& message, int attribute, std::uint32_t value) {
+    if (nla_put_u32(&message, attribute, value) < 0) throw std::bad_alloc();
+}
+
+/// RTA_VIA: a gateway of the other family (RFC 5549), struct rtvia {family, address}.
+void put_via(nl_msg& message, const address& gateway) {
+    std::array<unsigned char, sizeof(std::uint16_t) + 16> via{};
+    const auto family = static_cast<std::uint16_t>(to_af(family_of(gateway)));
+    std::memcpy(via.data(), &family, sizeof family);
+    const auto write = [&](const auto& bytes) {
+        std::memcpy(via.data() + sizeof family, bytes.data(), bytes.size());
+        return sizeof family + bytes.size();
+    };
+    const std::size_t size = gateway.is_v4() ? write(gateway.to_v4().to_bytes()) : write(gateway.to_v6().to_bytes());
+    if (nla_put(&message, RTA_VIA, static_cast<int>(size), via.data()) < 0) throw std::bad_alloc();
+}
+
+/// By hand: this is what a reaction waits for, and libnl's objects cost more than the kernel's whole answer.
+NlMessage to_request(const Route& route, int flags) {
+    const unsigned length = route.destination.length;
+    rtmsg header{};
+    header.rtm_family = static_cast<unsigned char>(to_af(family_of(route)));
+    header.rtm_dst_len = static_cast<unsigned char>(length);
+    header.rtm_table = RT_TABLE_UNSPEC; // RTA_TABLE has it, which has room for all numbers
+    header.rtm_protocol = route.protocol.value;
+    header.rtm_scope = route.scope;
+    header.rtm_type = to_rtn(route.type);
+    if (route.onlink) header.rtm_flags = RTNH_F_ONLINK;
+    NlMessage request = make_request(RTM_NEWROUTE, header);
+    nlmsg_hdr(request.get())->nlmsg_flags |= static_cast<std::uint16_t>(flags);
+    put(*request, RTA_TABLE, route.table.value);
+    if (length) put(*request, RTA_DST, route.destination.network);
+    if (route.metric) put(*request, RTA_PRIORITY, route.metric);
+    if (route.source) put(*request, RTA_PREFSRC, *route.source);
+    if (route.type != RouteType::unicast) return request;
+    put(*request, RTA_OIF, route.link.value);
+    if (route.gateway && family_of(*route.gateway) == family_of(route))
+        put(*request, RTA_GATEWAY, *route.gateway);
+    else if (route.gateway)
+        put_via(*request, *route.gateway);
+    return request;
+}
+
+} // namespace
+
 Expected<void> RouteSocket::replace(const Route& route) {
-    nl_msg* built = nullptr;
     bool beside_others = family_of(route) == Family::ipv6 && !is_default(route);
     // With EXCL the kernel refuses a second link's route of the same prefix and metric; without it, an equal one only.
-    int flags = NLM_F_CREATE | (beside_others ? NLM_F_APPEND : NLM_F_REPLACE);
-    int error = rtnl_route_build_add_request(to_nl(route).get(), flags, &built);
-    auto request = take(error, built);
-    auto done = acknowledge(*request, fmt::format("adding route {}", to_string(route, {})));
-    if (!done && beside_others && done.error().code == std::errc::file_exists) return {};
+    NlMessage request = to_request(route, NLM_F_CREATE | (beside_others ? NLM_F_APPEND : NLM_F_REPLACE));
+    auto done = acknowledge(*request, {});
+    if (done || (beside_others && done.error().code == std::errc::file_exists)) return {};
+    done.error().doing = fmt::format("adding route {}", to_string(route, {}));
     return done;
 }
 
@@ -336,16 +409,23 @@ Expected<void> RouteSocket::remove(const Rule& rule) {
 }
 
 Expected<RouteMonitor> RouteMonitor::open() {
-    auto socket =
-        open_netlink(NETLINK_ROUTE, "rtnetlink",
-                     {RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE,
-                      RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE, RTNLGRP_NEXTHOP, RTNLGRP_NEIGH, RTNLGRP_IPV4_NETCONF});
+    auto socket = open_netlink(NETLINK_ROUTE, "rtnetlink");
     if (!socket) return tl::make_unexpected(socket.error());
+    const int fd = nl_socket_get_fd(socket->get());
     int size = kMonitorReceiveBuffer;
     // Without CAP_NET_ADMIN in the initial namespace the default size serves too: an overrun is only one more look.
-    setsockopt(nl_socket_get_fd(socket->get()), SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
+    // Before the groups: nothing is queued past it.
+    if (auto attached = attach(fd, {}); !attached) return tl::make_unexpected(attached.error());
+    for (int group : {RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE,
+                      RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE, RTNLGRP_NEXTHOP, RTNLGRP_NEIGH, RTNLGRP_IPV4_NETCONF}) {
+        if (setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) < 0)
+            return system_error(errno, fmt::format("subscribing to rtnetlink group {}", group));
+    }
     return RouteMonitor(std::move(*socket));
 }
+
+Expected<void> RouteMonitor::follow(const RouteFilter& filter) { return attach(fd(), filter); }
 
 RouteMonitor::RouteMonitor(NlSocket socket)
     : socket_(std::move(socket))
@@ -375,16 +455,21 @@ std::string_view cause_of(const nlmsghdr& message) {
     case RTM_DELRULE: return "rule deleted";
     case RTM_NEWNEXTHOP: return "next hop added";
     case RTM_DELNEXTHOP: return "next hop deleted";
-    case RTM_NEWROUTE:
-    case RTM_DELROUTE: break;
     default: return {};
     }
-    if (message.nlmsg_len < NLMSG_LENGTH(sizeof(rtmsg))) return {};
-    auto* route = static_cast<const rtmsg*>(NLMSG_DATA(&message));
-    if (route->rtm_table == RT_TABLE_LOCAL) return {};
-    bool added = message.nlmsg_type == RTM_NEWROUTE;
-    if (route->rtm_dst_len == 0) return added ? "default route added" : "default route deleted";
+}
+
+std::string_view cause_of(const rtmsg& route, bool added) {
+    if (route.rtm_dst_len == 0) return added ? "default route added" : "default route deleted";
     return added ? "route added" : "route deleted";
+}
+
+/// What a narrow filter leaves out: IPv6 routes have no scope.
+bool is_by_gateway(const nlmsghdr& message, const rtmsg& route) {
+    if (route.rtm_family == AF_INET)
+        return route.rtm_scope == RT_SCOPE_UNIVERSE && route.rtm_dst_len > kInternetLength4;
+    return route.rtm_dst_len > kInternetLength6 &&
+           nlmsg_find_attr(const_cast<nlmsghdr*>(&message), sizeof(rtmsg), RTA_GATEWAY) != nullptr;
 }
 
 /// A gateway that is found not to answer, or to answer: the states in between are of no use.
@@ -397,7 +482,35 @@ std::string_view cause_of_gateway(const nlmsghdr& message, const std::set<addres
 
 } // namespace
 
-RouteMonitor::Drained RouteMonitor::drain(std::uint32_t own_port, const std::set<address>& gateways) {
+void RouteMonitor::take(Drained& drained, const nlmsghdr& message, const std::set<address>& gateways,
+                        const OnDefault& on_default) {
+    const bool added = message.nlmsg_type == RTM_NEWROUTE;
+    if (!added && message.nlmsg_type != RTM_DELROUTE) {
+        if (!drained.cause.empty()) return;
+        drained.cause = message.nlmsg_type == RTM_NEWNEIGH ? cause_of_gateway(message, gateways) : cause_of(message);
+        return;
+    }
+    if (message.nlmsg_len < NLMSG_LENGTH(sizeof(rtmsg))) return;
+    const auto& route = *static_cast<const rtmsg*>(NLMSG_DATA(&message));
+    if (route.rtm_table == RT_TABLE_LOCAL || (route.rtm_flags & RTM_F_CLONED)) return;
+    const bool is_default = route.rtm_dst_len == 0;
+    bool can_wait = route.rtm_table == RT_TABLE_MAIN;
+    // What came before may have changed what on_default thinks it knows.
+    const bool sure = drained.cause.empty() && !drained.overrun;
+    if (can_wait && is_default && on_default && sure) {
+        auto change = to_route_change({reinterpret_cast<const std::byte*>(&message), message.nlmsg_len});
+        can_wait = change && on_default(*change);
+    } else if (is_default) {
+        can_wait = false;
+    } else if (can_wait && is_by_gateway(message, route)) {
+        ++drained.by_gateway;
+    }
+    std::string_view& kind = can_wait ? drained.later : drained.cause;
+    if (kind.empty()) kind = cause_of(route, added);
+}
+
+RouteMonitor::Drained RouteMonitor::drain(std::uint32_t own_port, const std::set<address>& gateways,
+                                          const OnDefault& on_default) {
     Drained drained;
     for (;;) {
         ssize_t received = receive(socket_.get(), buffer_, MSG_DONTWAIT);
@@ -408,10 +521,10 @@ RouteMonitor::Drained RouteMonitor::drain(std::uint32_t own_port, const std::set
         }
         if (received <= 0) return drained;
         for_each_message({buffer_.data(), static_cast<std::size_t>(received)}, [&](const nlmsghdr& message) {
-            if (message.nlmsg_pid == own_port || !drained.cause.empty()) return;
-            drained.cause =
-                message.nlmsg_type == RTM_NEWNEIGH ? cause_of_gateway(message, gateways) : cause_of(message);
+            if (message.nlmsg_pid != own_port) take(drained, message, gateways, on_default);
         });
+        drained.flooded = drained.by_gateway >= kFlood;
+        if (drained.flooded) return drained;
     }
 }
 

@@ -4,9 +4,11 @@
 #pragma once
 
 #include "netlink/nl_socket.h"
+#include "netlink/route_filter.h"
 #include "netlink/values.h"
 
 #include <cstddef>
+#include <limits>
 #include <set>
 #include <span>
 #include <string_view>
@@ -28,8 +30,10 @@ class RouteSocket {
     Expected<std::vector<Link>> links();
     /// ip addr, both families
     Expected<std::vector<Address>> addresses();
-    /// ip -4|-6 route show table T. A table that does not exist is empty.
-    Expected<std::vector<Route>> routes(Family family, TableId table);
+    /// ip -4|-6 route show table T. A table that does not exist is empty. Of each link's routes by a gateway that are
+    /// not about the internet the first `by_gateway` of the dump: what they take is bounded, whatever the table holds.
+    Expected<std::vector<Route>> routes(Family family, TableId table,
+                                        std::size_t by_gateway = std::numeric_limits<std::size_t>::max());
     /// ip route show table all proto P, both families. The kernel walks every route it has.
     Expected<std::vector<Route>> routes_of(Protocol protocol);
     /// ip -4 rule; ip -6 rule: in the order the kernel consults them
@@ -62,29 +66,50 @@ class RouteSocket {
 
   private:
     explicit RouteSocket(RequestSocket requests);
-    Expected<std::vector<Route>> dump_routes(nl_msg& request, const std::function<bool(const Route&)>& wanted,
-                                             const std::string& doing);
+    Expected<std::vector<Route>> dump_routes(nl_msg& request, const std::function<void()>& begin,
+                                             const std::function<bool(const Route&)>& wanted, const std::string& doing);
     Expected<void> acknowledge(nl_msg& request, const std::string& doing);
     RequestSocket requests_;
 };
+
+/// What a notification says of one route.
+struct RouteChange {
+    bool added = false;    ///< or replaced; else deleted
+    bool replaces = false; ///< NLM_F_REPLACE: the one that the kernel took for it is gone, unnamed
+    std::vector<Route> hops;
+};
+/// Nothing where it is none, or not understood.
+std::optional<RouteChange> to_route_change(std::span<const std::byte> message);
 
 /// Notifications about links, addresses, routes, rules and gateways of both families, and rp_filter.
 class RouteMonitor {
   public:
     static Expected<RouteMonitor> open();
     int fd() const;
+    /// Leaves out, from now on, what this does not let through.
+    Expected<void> follow(const RouteFilter& filter);
 
-    /// What a drain saw: `cause` of the first notification that matters ("default route added"), empty when none did.
+    /// What a drain saw, each the first of its kind ("default route added"), empty when there was none.
     struct Drained {
-        std::string_view cause;
-        bool overrun = false; ///< ENOBUFS: notifications were lost
+        std::string_view cause;     ///< to look at once
+        std::string_view later;     ///< to look when it is quiet
+        bool overrun = false;       ///< ENOBUFS: notifications were lost
+        std::size_t by_gateway = 0; ///< routes of main that a narrow filter leaves out
+        bool flooded = false;       ///< by those: more is queued, to be read with a narrow filter
     };
+    /// Routes by a gateway that one drain reads at most.
+    static constexpr std::size_t kFlood = 256;
+    /// Told of defaults of main; says whether what they are about is done, and the look can wait.
+    using OnDefault = std::function<bool(const RouteChange&)>;
     /// Reads what is queued; never blocks. Notifications about requests from `own_port` do not matter, nor do the
-    /// routes of table local that come with every address, nor other neighbours than these gateways.
-    Drained drain(std::uint32_t own_port, const std::set<address>& gateways);
+    /// routes of table local that come with every address, nor other neighbours than these gateways. A look for other
+    /// routes of main than defaults, which bring nobody's default down, can wait. Ends at kFlood of them.
+    Drained drain(std::uint32_t own_port, const std::set<address>& gateways, const OnDefault& on_default = {});
 
   private:
     explicit RouteMonitor(NlSocket socket);
+    void take(Drained& drained, const nlmsghdr& message, const std::set<address>& gateways,
+              const OnDefault& on_default);
     NlSocket socket_;
     std::vector<std::byte> buffer_;
 };

@@ -1,0 +1,48 @@
+// What of the last look says where the classes' defaults go, kept up by the kernel's news until the next: so that a new
+// gateway is answered before anything else is read. Pure. Whatever it does not understand makes it doubtful, and what
+// is doubtful answers nothing: the look that follows does.
+#pragma once
+
+#include "agent/decide.h"
+#include "netlink/rtnetlink.h"
+
+#include <map>
+#include <optional>
+
+namespace novpn {
+
+class Mirror {
+  public:
+    /// As a look saw it, and as the plan that followed left it. `undone`: not all of the plan was applied.
+    void reflect(const Observed& observed, const Desired& desired, bool undone);
+    /// No news about what the look saw is still to come.
+    void trust() { trusted_ = reflects_; }
+    void doubt() { trusted_ = reflects_ = false; }
+    bool is_trusted() const { return trusted_; }
+
+    /// A default route of main has come or gone. False: in doubt.
+    bool take(const RouteChange& change);
+    /// The default of the class's table is this one now.
+    void take(const Route& own_default);
+
+    /// Links, addresses, neighbours, and of the routes main's defaults alone.
+    const Observed& observed() const { return observed_; }
+    /// What the table has; nothing where it has none.
+    const Route* default_of(TableId table, Family family) const;
+    /// Whether the guard of the class lets its packets out there.
+    bool lets_out(const std::string& class_name, IfIndex link) const;
+
+  private:
+    Observed observed_;
+    std::map<std::pair<TableId, Family>, Route> own_defaults_;
+    std::map<std::string, std::set<IfIndex>> links_; ///< of the guards, by class
+    bool reflects_ = false; ///< a look, in which nothing else than these decides about a default
+    bool trusted_ = false;
+};
+
+/// The default routes to replace now, each for that of a class's table, or nothing where only a look can tell. What
+/// selections remember goes into `memory`, which decisions after this one lean on.
+std::optional<std::vector<Route>> defaults_to_replace(const Mirror& mirror, Family family, const Config& config,
+                                                      Memory& memory);
+
+} // namespace novpn

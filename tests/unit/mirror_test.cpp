@@ -1,0 +1,185 @@
+// The mirror: what is answered before the next look, and what is left to it.
+#include "agent/agent.h"
+
+#include "tests/support/fake_kernel.h"
+
+#include <gtest/gtest.h>
+
+namespace novpn::test {
+
+namespace {
+
+address ip(const char* text) { return boost::asio::ip::make_address(text); }
+
+class MirrorTest : public testing::Test {
+  protected:
+    MirrorTest() {
+        wlan0 = kernel.add_link({.name = "wlan0", .up = true, .carrier = true});
+        kernel.add_address("wlan0", ip("192.168.10.50"), 24);
+        kernel.add_route(by("192.168.10.1"));
+    }
+    void start(const Config& config = {}) {
+        agent.emplace(kernel, config, AgentSetup{.cgroup_root = "novpn-1"});
+        ASSERT_TRUE(agent->start());
+        agent->trust_mirror();
+    }
+    Route by(const char* gateway, std::uint32_t metric = 600) const {
+        return {.destination = any_prefix(Family::ipv4), .metric = metric, .gateway = ip(gateway), .link = wlan0};
+    }
+    /// Somebody does `ip route replace`, and the agent hears of it.
+    bool replaced(const Route& route) {
+        EXPECT_TRUE(kernel.replace_route(route));
+        return agent->heard_of_default({.added = true, .replaces = true, .hops = {route}}, Clock::now());
+    }
+    bool added(const Route& route) {
+        kernel.add_route(route);
+        return agent->heard_of_default({.added = true, .hops = {route}}, Clock::now());
+    }
+    bool deleted(const Route& route) {
+        EXPECT_TRUE(kernel.delete_route(route));
+        return agent->heard_of_default({.hops = {route}}, Clock::now());
+    }
+    Pass pass() { return agent->reconcile("test", Clock::now(), Depth::usual); }
+    std::optional<address> class_gateway(TableId table = ClassConfig{}.table) const {
+        for (const Route& route : kernel.routes())
+            if (route.table == table && is_default(route) && route.type == RouteType::unicast &&
+                family_of(route) == Family::ipv4)
+                return route.gateway;
+        return std::nullopt;
+    }
+
+    FakeKernel kernel;
+    IfIndex wlan0;
+    std::optional<Agent> agent;
+};
+
+} // namespace
+
+TEST_F(MirrorTest, AnswersANewGatewayBeforeTheNextLook) {
+    start();
+    EXPECT_TRUE(replaced(by("192.168.10.254"))) << "the look can wait";
+    EXPECT_EQ(class_gateway(), ip("192.168.10.254"));
+    EXPECT_EQ(pass().operations, 1u) << "the look finds all done, and tells of it";
+    EXPECT_EQ(pass().operations, 0u);
+}
+
+TEST_F(MirrorTest, AnswersForEveryClass) {
+    Config config;
+    ClassConfig second;
+    second.name = "second";
+    second.table = TableId{7867};
+    second.mark = Mark{0x4f000000, 0xff000000};
+    second.preference = Preference{68};
+    config.classes.push_back(second);
+    start(config);
+    EXPECT_TRUE(replaced(by("192.168.10.254")));
+    EXPECT_EQ(class_gateway(), ip("192.168.10.254"));
+    EXPECT_EQ(class_gateway(second.table), ip("192.168.10.254"));
+}
+
+TEST_F(MirrorTest, LeavesAloneWhatStaysRight) {
+    start();
+    int writes = 0;
+    kernel.refuse = [&](const Operation&) {
+        ++writes;
+        return std::optional<Error>();
+    };
+    EXPECT_TRUE(added(by("192.168.10.1", 700)));
+    EXPECT_TRUE(deleted(by("192.168.10.1", 600)));
+    EXPECT_EQ(writes, 0);
+}
+
+TEST_F(MirrorTest, RemembersTheGatewayThatATunnelDisplacesBeforeTheLook) {
+    start();
+    const IfIndex tun0 = kernel.add_link(
+        {.name = "tun0", .kind = "tun", .hardware = 65534, .up = true, .carrier = true, .point_to_point = true});
+    kernel.add_address("tun0", ip("10.8.0.2"), 24);
+    (void)pass(); // links are news of what no mirror follows
+    agent->trust_mirror();
+    EXPECT_TRUE(replaced(by("192.168.10.254")));
+    EXPECT_TRUE(replaced({.destination = any_prefix(Family::ipv4), .metric = 600, .link = tun0}));
+    (void)pass();
+    EXPECT_EQ(class_gateway(), ip("192.168.10.254"));
+}
+
+TEST_F(MirrorTest, AnswersNothingUntilALookIsKnownToHaveSeenAll) {
+    start();
+    (void)pass();
+    EXPECT_FALSE(replaced(by("192.168.10.254")));
+    EXPECT_EQ(class_gateway(), ip("192.168.10.1"));
+    (void)pass();
+    EXPECT_EQ(class_gateway(), ip("192.168.10.254"));
+    agent->trust_mirror();
+    agent->doubt_mirror();
+    EXPECT_FALSE(replaced(by("192.168.10.1")));
+}
+
+TEST_F(MirrorTest, AnswersWithAnotherLinkAndAsksForTheLookAtOnce) {
+    const IfIndex eth0 = kernel.add_link({.name = "eth0", .up = true, .carrier = true});
+    kernel.add_address("eth0", ip("10.0.0.5"), 24);
+    start();
+    Route wired{.destination = any_prefix(Family::ipv4), .metric = 100, .gateway = ip("10.0.0.1"), .link = eth0};
+    EXPECT_FALSE(added(wired));
+    EXPECT_EQ(class_gateway(), ip("10.0.0.1"));
+}
+
+TEST_F(MirrorTest, LeavesALinkThatTheGuardDoesNotKnowToTheLook) {
+    const IfIndex wwan0 = kernel.add_link({.name = "wwan0", .up = true, .carrier = true});
+    kernel.add_address("wwan0", ip("10.0.0.5"), 32); // on its own, with no prefix to copy
+    start();
+    EXPECT_FALSE(added({.destination = any_prefix(Family::ipv4), .metric = 100, .link = wwan0}));
+    EXPECT_EQ(class_gateway(), ip("192.168.10.1")) << "the guard would drop all";
+    (void)pass();
+    EXPECT_EQ(class_gateway(), std::nullopt);
+}
+
+TEST_F(MirrorTest, LeavesANextHopThatIsNotAloneToTheLook) {
+    start();
+    Route first = by("192.168.10.2");
+    Route second = by("192.168.10.3");
+    first.next_hops = second.next_hops = 2;
+    EXPECT_FALSE(agent->heard_of_default({.added = true, .replaces = true, .hops = {first, second}}, Clock::now()));
+    EXPECT_EQ(class_gateway(), ip("192.168.10.1"));
+}
+
+TEST_F(MirrorTest, LeavesARouteAppendedInTheSamePlaceToTheLook) {
+    start();
+    EXPECT_FALSE(agent->heard_of_default({.added = true, .hops = {by("192.168.10.9")}}, Clock::now()));
+    EXPECT_EQ(class_gateway(), ip("192.168.10.1"));
+}
+
+TEST_F(MirrorTest, LeavesAnUplinkThatIsGoneToTheLook) {
+    start();
+    kernel.set_carrier("wlan0", false);
+    (void)pass();
+    agent->trust_mirror();
+    EXPECT_FALSE(replaced(by("192.168.10.254")));
+}
+
+TEST_F(MirrorTest, AnswersAsTheSiteHasIt) {
+    const IfIndex eth0 = kernel.add_link({.name = "eth0", .up = true, .carrier = true});
+    kernel.add_address("eth0", ip("10.0.0.5"), 24);
+    Config config;
+    config.sites.push_back({.name = "home",
+                            .match = {.networks = {prefix_of(ip("192.168.10.0"), 24)}},
+                            .prefer = std::vector<std::string>{"wlan0"}});
+    start(config);
+    Route wired{.destination = any_prefix(Family::ipv4), .metric = 100, .gateway = ip("10.0.0.1"), .link = eth0};
+    EXPECT_TRUE(added(wired)) << "the site prefers wlan0";
+    EXPECT_EQ(class_gateway(), ip("192.168.10.1"));
+    EXPECT_TRUE(replaced(by("192.168.10.254")));
+    EXPECT_EQ(class_gateway(), ip("192.168.10.254"));
+}
+
+TEST_F(MirrorTest, ARefusalIsLeftToTheLook) {
+    start();
+    kernel.refuse = [](const Operation&) {
+        return std::optional(Error{.code = std::make_error_code(std::errc::network_unreachable), .doing = "replacing"});
+    };
+    EXPECT_FALSE(replaced(by("192.168.10.254")));
+    kernel.refuse = nullptr;
+    (void)pass();
+    EXPECT_EQ(class_gateway(), ip("192.168.10.254"));
+}
+
+} // namespace novpn::test
