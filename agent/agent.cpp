@@ -12,8 +12,12 @@ namespace novpn {
 
 namespace {
 
-Scope scope_of(const Config& config, const std::string& cgroup_root, Depth depth) {
+Scope scope_of(const Config& wanted, const std::string& cgroup_root, Depth depth) {
+    const Config config = at_all_sites(wanted);
     Scope scope{.strays = depth == Depth::everything};
+    scope.wifi = tells_by_wifi(config);
+    scope.bssids = tells_by_bssid(config);
+    scope.place_gateways = tells_by_gateway(config);
     scope.tunnels = config.tunnels.links;
     if (scope.strays) scope.cgroup_root = cgroup_root;
     scope.others = selects_cgroups(config);
@@ -50,6 +54,9 @@ std::optional<Rule> first_rival(const Observed& observed, const Config& config) 
 
 /// Code of the warning that a rival keeps moving its rules before ours.
 constexpr const char* kRivalWarning = "rival_rule";
+
+/// Begins the code of the warning that a site's unit was not started.
+constexpr const char* kUnitWarning = "unit ";
 
 /// A batch is many lines of nft; the log has one.
 std::string first_line(std::string text) {
@@ -165,6 +172,7 @@ Agent::Agent(Kernel& kernel, Config config, AgentSetup setup)
 Scope Agent::scope(Depth depth) const {
     Scope scope = scope_of(config_, setup_.cgroup_root, depth);
     scope.attached = attached_;
+    scope.gateways = remembered_gateways(memory_);
     scope.others = scope.others || setup_.class_slices;
     return scope;
 }
@@ -176,6 +184,7 @@ Expected<Observed> Agent::look(Depth depth) {
     observed->allowed_users = allowed_users();
     observed->class_slices = setup_.class_slices;
     observed->name_servers = name_servers_;
+    observed->heard = heard_;
     return observed;
 }
 
@@ -211,7 +220,7 @@ bool Agent::heard_of_cgroups(const SeenCgroups& seen, std::string_view cause) {
     ask_about_users(managers_in(seen));
     std::map<std::string, MatchedCgroup> before;
     for (const auto& [_, decision] : desired_->classes) before.insert(decision.matched.begin(), decision.matched.end());
-    auto now = matched_cgroups(config_at(desired_->site), seen, allowed_users(), setup_.class_slices);
+    auto now = matched_cgroups(config_at(desired_->site, desired_->place), seen, allowed_users(), setup_.class_slices);
     std::erase_if(now, [&](const auto& found) {
         auto of_class = desired_->classes.find(found.second.class_name);
         return of_class != desired_->classes.end() && of_class->second.state == ClassState::off;
@@ -246,12 +255,18 @@ void Agent::take_in(const std::map<std::string, MatchedCgroup>& matched, const S
     taken_in_.insert(taken_in_.end(), applied.operations.begin(), applied.operations.end());
 }
 
+/// Whether main's defaults, as the mirror has them, leave the laptop where it was. A gateway and a domain tell of them.
+bool Agent::is_at_the_same_site() const {
+    if (tells_by_gateway(config_) || tells_by_domain(config_)) return false;
+    return find_site(look_around(mirror_.observed(), config_, memory_), config_) == desired_->site;
+}
+
 bool Agent::heard_of_default(const RouteChange& change, Clock::time_point since) {
     if (released_ || incomplete_ || !mirror_.take(change)) return false;
     const Family family = family_of(change.hops.front());
-    const bool same_site = config_.sites.empty() || find_site(mirror_.observed(), config_) == desired_->site;
+    const bool same_site = config_.sites.empty() || is_at_the_same_site();
     std::optional<Config> changed; // a copy takes its time
-    if (!config_.sites.empty() || !switches_.empty()) changed = config_at(desired_->site);
+    if (!config_.sites.empty() || !switches_.empty()) changed = config_at(desired_->site, desired_->place);
     std::optional<std::vector<Route>> to_replace;
     if (same_site) to_replace = defaults_to_replace(mirror_, family, changed ? *changed : config_, memory_);
     if (!to_replace) {
@@ -277,17 +292,32 @@ bool Agent::heard_of_default(const RouteChange& change, Clock::time_point since)
 }
 
 /// A person's switch stands above what the site says.
-Config Agent::config_at(const SiteDecision& site) const {
-    Config config = novpn::config_at(site, config_);
+Config Agent::config_at(const SiteDecision& site, const Place& place) const {
+    const auto& before = before_reload_;
+    const bool is_where_it_was = before && (!before->place || same_surroundings(*before->place, place));
+    Config config = novpn::config_at(site, config_, is_where_it_was ? before->classes : std::vector<ClassConfig>{});
     for (ClassConfig& c : config.classes)
         if (auto found = switches_.find(c.name); found != switches_.end()) c.enabled = found->second.enabled;
     return config;
 }
 
 Desired Agent::decide_at_site(const Observed& observed) const {
-    const SiteDecision site = find_site(observed, config_);
-    Desired desired = decide(observed, config_at(site), memory_, setup_.cgroup_root);
-    desired.site = site;
+    const auto decide_at = [&](Place place) {
+        const SiteDecision site = find_site(place, config_);
+        Desired desired = decide(observed, config_at(site, place), memory_, setup_.cgroup_root);
+        desired.site = site;
+        desired.asked_gateways = place.unasked;
+        if (tells_by_domain(config_)) {
+            desired.asks_resolvers = true;
+            desired.wants_resolvers = desired.wants_resolvers || place.domains_missing;
+        }
+        desired.place = std::move(place);
+        return desired;
+    };
+    Desired desired = decide_at(look_around(observed, config_, memory_));
+    // What resolv.conf says is of the uplink's network, which was decided only now.
+    if (tells_by_domain(config_) && desired.memory.resolvers != memory_.resolvers)
+        return decide_at(look_around(observed, config_, desired.memory));
     return desired;
 }
 
@@ -309,6 +339,10 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
     Desired desired = decide_at_site(*observed);
     gateways_.clear();
     for (const Neighbour& gateway : watched_gateways(observed->routes)) gateways_.insert(gateway.host);
+    watch_gateways_of(desired.place);
+    if (before_reload_ && !before_reload_->place) before_reload_->place = desired.place;
+    if (before_reload_ && (desired.site.known || !same_surroundings(*before_reload_->place, desired.place)))
+        before_reload_.reset();
     pass.wait = limit_moves(*observed, desired, since);
     ask_sources(*observed, desired, since);
     Plan plan = diff(*observed, desired);
@@ -365,10 +399,51 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
     crowded_ = static_cast<std::size_t>(std::ranges::count_if(observed->routes, by_gateway)) > kMaxCopiedRoutes;
     mirror_.reflect(*observed, desired, pass.failure || pass.wait);
     desired_ = std::move(desired);
+    if (!incomplete_) start_units(cause);
     if (answers) last_reaction_ = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since);
     if (answered_in_) last_reaction_ = std::exchange(answered_in_, std::nullopt);
     if (pass.operations || news) publish(cause, decisions, applied.operations);
     return pass;
+}
+
+void Agent::watch_gateways_of(const Place& place) {
+    gateway_macs_.reset();
+    if (!tells_by_gateway(config_)) return;
+    gateway_macs_.emplace();
+    for (const Neighbour& gateway : place.gateways) {
+        gateways_.insert(gateway.host);
+        if (gateway.mac) gateway_macs_->insert(*gateway.mac);
+    }
+}
+
+/// Of the site that was left and of the one that is entered, once its policy is in force. A site that is not known for
+/// a while and then is the same has not been left.
+void Agent::start_units(std::string_view cause) {
+    const SiteDecision& site = desired_->site;
+    if (!site.known) return;
+    const auto now = std::ranges::find(config_.sites, site.name.value_or(""), &SiteConfig::name);
+    const bool is_at_one = site.name && now != config_.sites.end();
+    if (is_at_one ? entered_ && entered_->name == now->name : !entered_) return;
+    const auto start = [&](const std::string& unit, std::string_view what, const std::string& name) {
+        if (unit.empty() || !setup_.start_unit) return;
+        spdlog::info("{}: site {} {}: systemctl start {}", cause, name, what, unit);
+        setup_.start_unit(unit);
+    };
+    if (entered_) start(entered_->on_leave, "left", entered_->name);
+    entered_.reset();
+    if (!is_at_one) return;
+    entered_ = *now;
+    start(entered_->on_enter, "entered", entered_->name);
+}
+
+void Agent::heard_of_unit(const std::string& unit, const std::optional<Error>& failure) {
+    const std::string code = kUnitWarning + unit;
+    if (!failure) {
+        warnings_.erase(code);
+        return;
+    }
+    warnings_[code] = fmt::format("A site's unit was not started: {}.", to_string(*failure));
+    spdlog::warn("{}", to_string(*failure));
 }
 
 /// Where a cold start leaves no other way to find the uplink.
@@ -384,6 +459,9 @@ void Agent::ask_sources(const Observed& observed, const Desired& desired, Clock:
 void Agent::heard(Hints hints) {
     spdlog::debug("the sources gave {} hints", hints.given.size());
     name_servers_ = hints.name_servers;
+    std::map<std::pair<IfIndex, Prefix>, unsigned> heard;
+    for (const auto& network : name_servers_.networks) heard[network] = heard_[network] + (hints.settled ? 2u : 1u);
+    heard_ = std::move(heard);
     hints_ = std::move(hints);
 }
 
@@ -566,11 +644,14 @@ Expected<void> Agent::take_config() {
     warnings_.erase("config");
     // Whom another `allow` refuses is asked of in look(); until the answer what was said of a user stands.
     const bool asks_again = config_.allow != loaded->allow;
+    if (desired_)
+        before_reload_ = {.classes = config_at(desired_->site, desired_->place).classes, .place = std::nullopt};
     config_ = std::move(*loaded);
     if (asks_again && setup_.is_allowed)
         for (auto& [uid, answer] : users_)
             if (auto now = setup_.is_allowed(uid, config_.allow)) answer = now;
     std::erase_if(switches_, [&](const auto& s) { return !has_class(s.first); });
+    std::erase_if(warnings_, [](const auto& warning) { return warning.first.starts_with(kUnitWarning); });
     if (setup_.on_config) setup_.on_config(config_);
     Pass pass = reconcile_on_call("reload", Depth::everything);
     if (pass.failure) return tl::make_unexpected(*pass.failure);
@@ -585,7 +666,9 @@ void Agent::publish(std::string_view cause, const std::vector<std::string>& deci
     boost::json::object event{{"cause", cause},
                               {"decisions", boost::json::array(decisions.begin(), decisions.end())},
                               {"operations", boost::json::array(operations.begin(), operations.end())},
-                              {"summary", now}};
+                              {"summary", now},
+                              {"site", nullptr}};
+    if (desired_->site.name) event["site"] = *desired_->site.name;
     event["reaction_us"] = operations.empty() || !last_reaction_ ? boost::json::value(nullptr)
                                                                  : boost::json::value(last_reaction_->count());
     subscriber_(event);

@@ -44,6 +44,7 @@ struct AgentSetup {
     std::function<void()> on_stop;                  ///< ends the loop
     std::function<void(bool begins)> on_reload;     ///< the config is read again; it has been, or was refused
     std::function<void(const std::string& summary)> on_news; ///< the sentence that says how things are now
+    std::function<void(const std::string&)> start_unit; ///< asks systemd; returns at once, heard_of_unit() comes later
     /// Whether the apps of a user are to be matched: nothing where that takes time, and heard_of_user() comes later.
     std::function<std::optional<bool>(uid_t, const Allow&)> is_allowed;
 };
@@ -76,6 +77,8 @@ class Agent : public Service {
     Pass reconcile(std::string_view cause, Clock::time_point since, Depth depth);
     /// The sources' answer: the next pass judges it.
     void heard(Hints hints);
+    /// What became of a unit that a site wanted started.
+    void heard_of_unit(const std::string& unit, const std::optional<Error>& failure);
     /// What is_allowed could not say at once. True: it matters, and a pass is due.
     bool heard_of_user(uid_t uid, bool allowed) override;
     /// Asks again of users whose apps are not matched.
@@ -97,8 +100,10 @@ class Agent : public Service {
     bool released() const { return released_; }
     /// Of the last pass; nothing before the first.
     const std::optional<Desired>& desired() const { return desired_; }
-    /// Those of main's defaults, where there are several: whether they answer matters.
+    /// Those of main's defaults, where there are several: whether they answer matters. And those that tell sites.
     const std::set<address>& gateways() const { return gateways_; }
+    /// By what link-layer addresses those are known; null: no site is told by them.
+    const std::set<MacAddress>* gateway_macs() const { return gateway_macs_ ? &*gateway_macs_ : nullptr; }
 
     boost::json::object status(const Caller& caller) override;
     Expected<std::vector<std::string>> plan() override;
@@ -130,7 +135,8 @@ class Agent : public Service {
     Pass reconcile(std::string_view cause, Clock::time_point since, Expected<Observed> observed, Repairs repairs);
     Pass reconcile_on_call(std::string_view cause, Depth depth);
     Expected<void> take_config();
-    Config config_at(const SiteDecision& site) const; ///< with the switches applied
+    bool is_at_the_same_site() const;
+    Config config_at(const SiteDecision& site, const Place& place) const; ///< with the switches applied
     Desired decide_at_site(const Observed& observed) const;
     Scope scope(Depth depth) const;
     Expected<Observed> look(Depth depth);
@@ -157,6 +163,8 @@ class Agent : public Service {
     LogTone tone_of(bool contested, Clock::time_point now);
     void publish(std::string_view cause, const std::vector<std::string>& decisions,
                  const std::vector<std::string>& operations);
+    void watch_gateways_of(const Place& place);
+    void start_units(std::string_view cause);
     StatusFacts facts();
     std::optional<std::string> find_astray(const StatusFacts& facts);
     const ClassConfig* find_class(const std::string& name) const;
@@ -165,13 +173,22 @@ class Agent : public Service {
     Config config_;
     AgentSetup setup_;
     Memory memory_;
-    Hints hints_;              ///< until the next pass: they tell of one moment
-    NameServers name_servers_; ///< until the next answer
+    Hints hints_;                                          ///< until the next pass: they tell of one moment
+    NameServers name_servers_;                             ///< until the next answer
+    std::map<std::pair<IfIndex, Prefix>, unsigned> heard_; ///< answers of the sources in a network that a link is in
     Inquiry inquiry_;
     std::map<std::string, Switch> switches_;
     std::optional<Desired> desired_;                    ///< of the last pass
     std::map<std::string, ClassDecision> classes_left_; ///< as they were when the site was known last
     std::set<address> gateways_;
+    std::optional<std::set<MacAddress>> gateway_macs_;
+    std::optional<SiteConfig> entered_; ///< as it was then; the last that was known
+    /// From a reload until the site is known, or the laptop has moved.
+    struct BeforeReload {
+        std::vector<ClassConfig> classes;
+        std::optional<Place> place; ///< of the first pass after it
+    };
+    std::optional<BeforeReload> before_reload_;
     std::map<uid_t, std::optional<bool>> users_; ///< with a manager: whether their apps are matched, once that is known
     std::vector<std::string> taken_in_;          ///< operations ahead of the next pass, as their text
     Mirror mirror_;

@@ -87,8 +87,12 @@ StatusFacts Agent::facts() {
     if (auto observed = look(Depth::usual)) {
         facts.observed = std::move(*observed);
         facts.desired = decide_at_site(facts.observed);
-        facts.config = config_at(facts.desired->site);
-        if (!diff(facts.observed, *facts.desired).empty())
+        facts.config = config_at(facts.desired->site, facts.desired->place);
+        Plan left = diff(facts.observed, *facts.desired);
+        // To ask is not to change: a gateway may never answer.
+        std::erase_if(left,
+                      [](const Operation& operation) { return std::holds_alternative<ProbeNeighbour>(operation); });
+        if (!left.empty())
             facts.warnings["pending"] =
                 "the kernel is not yet as it should be; run 'novpn plan' to see what is missing";
     } else {

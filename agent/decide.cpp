@@ -3,6 +3,7 @@
 #include "agent/default_route.h"
 #include "agent/explain.h"
 #include "agent/policies.h"
+#include "config/sites.h"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -330,9 +331,15 @@ std::vector<Prefix> outermost_destinations(const ClassConfig& c) {
 }
 
 bool selects_cgroups(const Config& config) {
-    return std::ranges::any_of(config.classes, [](const ClassConfig& c) {
+    const auto selects_some = [](const ClassConfig& c) {
         return !c.apps.empty() || !c.units.empty() || !c.slices.empty() || !c.cgroups.empty();
-    });
+    };
+    // Also those of a site that the laptop is not in: the maps are there when it arrives.
+    const auto selects_at = [&](const SiteConfig& site) {
+        return std::ranges::any_of(config.classes,
+                                   [&](const ClassConfig& c) { return selects_some(class_at(site, c)); });
+    };
+    return std::ranges::any_of(config.classes, selects_some) || std::ranges::any_of(config.sites, selects_at);
 }
 
 std::map<std::string, MatchedCgroup> matched_cgroups(const Config& config, const SeenCgroups& seen,

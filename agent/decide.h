@@ -48,6 +48,7 @@ struct ClassDecision {
 
 struct Desired {
     SiteDecision site;                   ///< that the config is of; decide() is given the config as it is there
+    Place place;                         ///< that the site was found by
     std::map<Family, Selection> uplinks; ///< of a class that asks for none in particular
     std::map<Family, std::vector<Takeover>> takeovers;
     std::map<std::string, ClassDecision> classes;
@@ -66,6 +67,7 @@ struct Desired {
     NftTable nft;                                      ///< no class: no table
     std::map<std::string, ClassBirthMark> birth_marks; ///< by class, those whose sockets are marked when they are made
     std::map<std::string, ClassRedirect> redirects;    ///< by class, those whose names are their uplink's
+    std::vector<Neighbour> asked_gateways;             ///< whose link-layer address is to be found out, for the site
 
     Memory memory; ///< for the next decision
     bool operator==(const Desired&) const = default;

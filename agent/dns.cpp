@@ -123,8 +123,11 @@ void remember_resolvers(Memory& next, const Memory& memory, const std::map<Famil
     std::set<IfIndex> links;
     for (const auto& [_, selection] : uplinks)
         if (selection.uplink) links.insert(selection.uplink->link);
-    if (links.size() != 1 || named == memory.name_servers_of_tunnel || std::ranges::none_of(named, is_usable)) return;
-    LinkResolvers said{.from = ResolverSource::resolv_conf, .link = *links.begin(), .servers = named};
+    if (links.size() != 1 || named == memory.name_servers_of_tunnel) return;
+    const std::vector<std::string>& domains = observed.name_servers.domains_of_machine;
+    if (domains.empty() && std::ranges::none_of(named, is_usable)) return;
+    LinkResolvers said{
+        .from = ResolverSource::resolv_conf, .link = *links.begin(), .servers = named, .domains = domains};
     for (const Address& a : observed.addresses)
         if (a.link == said.link && is_usable(a.local)) said.networks.insert(prefix_of(a.local, a.prefix_length));
     next.resolvers = said;

@@ -32,15 +32,18 @@ struct LinkResolvers {
     ResolverSource from = ResolverSource::lease;
     IfIndex link;
     std::vector<address> servers;
-    std::optional<address> local; ///< the address that came with them: holds while the link has it
-    std::set<Prefix> networks;    ///< of the link's addresses when this was said: holds while it has one of them
+    std::optional<address> local;     ///< the address that came with them: holds while the link has it
+    std::set<Prefix> networks;        ///< of the link's addresses when this was said: holds while it has one of them
+    std::vector<std::string> domains; ///< search domains, lower case
     bool operator==(const LinkResolvers&) const = default;
 };
 
 /// Who resolves names.
 struct NameServers {
     std::vector<LinkResolvers> of_links;
-    std::vector<address> of_machine; ///< of resolv.conf(5), which programs ask
+    std::vector<address> of_machine;               ///< of resolv.conf(5), which programs ask
+    std::vector<std::string> domains_of_machine;   ///< the same, lower case
+    std::set<std::pair<IfIndex, Prefix>> networks; ///< that links were in when this was said
     bool operator==(const NameServers&) const = default;
 };
 
@@ -49,6 +52,7 @@ struct Hints {
     std::vector<Hint> given;
     NameServers name_servers;
     std::vector<Neighbour> neighbours; ///< to tell gateways that do not answer
+    bool settled = false; ///< at a start: what the network brought was there before, and nothing more is to be expected
     bool operator==(const Hints&) const = default;
 };
 

@@ -25,15 +25,18 @@ Expected<LinuxKernel> LinuxKernel::open() {
     auto redirects = Redirects::open(cgroups->mount(), *root, birth_marks.unavailable());
     auto cgroup_watch = CgroupWatch::open(cgroups->mount());
     if (!cgroup_watch) return tl::make_unexpected(cgroup_watch.error());
+    auto wifi = WifiSocket::open();
+    if (!wifi) return tl::make_unexpected(wifi.error());
     auto settings = Sysctls::open();
     if (!settings) return tl::make_unexpected(settings.error());
     return LinuxKernel(std::move(*settings), std::move(*routing), std::move(*nft), std::move(*cgroups),
                        std::move(*xfrm), std::move(birth_marks), std::move(redirects), std::move(*cgroup_watch),
-                       std::move(*root));
+                       std::move(*wifi), std::move(*root));
 }
 
 LinuxKernel::LinuxKernel(Sysctls settings, RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm,
-                         BirthMarks birth_marks, Redirects redirects, CgroupWatch cgroup_watch, std::string cgroup_root)
+                         BirthMarks birth_marks, Redirects redirects, CgroupWatch cgroup_watch, WifiSocket wifi,
+                         std::string cgroup_root)
     : settings_(std::move(settings))
     , routing_(std::move(routing))
     , nft_(std::move(nft))
@@ -42,6 +45,7 @@ LinuxKernel::LinuxKernel(Sysctls settings, RouteSocket routing, Nft nft, CgroupT
     , birth_marks_(std::move(birth_marks))
     , redirects_(std::move(redirects))
     , cgroup_watch_(std::make_unique<CgroupWatch>(std::move(cgroup_watch)))
+    , wifi_(std::move(wifi))
     , cgroup_root_(std::move(cgroup_root)) {}
 
 namespace {
@@ -92,6 +96,13 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
         if (!known) return tl::make_unexpected(known.error());
         if (*known) observed.gateways.push_back(**known);
     }
+    for (const Neighbour& gateway : gateways_to_look_at(scope, observed.routes)) {
+        auto known = routing_.neighbour(gateway.link, gateway.host);
+        if (!known) return tl::make_unexpected(known.error());
+        if (*known) observed.place_gateways.push_back(**known);
+    }
+    if (scope.wifi)
+        if (auto done = take(observed.wifi, wifi_.links(scope.bssids)); !done) return tl::make_unexpected(done.error());
     const auto destinations = telling_destinations(scope);
     for (const address& destination : destinations) {
         auto lookup = routing_.lookup(destination, std::nullopt);
@@ -247,6 +258,7 @@ Expected<void> LinuxKernel::apply(const Operation& operation) {
             return kernel.routing_.set_src_valid_mark(op.link, op.on);
         }
         Expected<void> operator()(const ForgetNeighbour& op) { return kernel.routing_.forget(op.neighbour); }
+        Expected<void> operator()(const ProbeNeighbour& op) { return kernel.routing_.probe(op.neighbour); }
         Expected<void> operator()(const ChangeElements& op) { return kernel.nft_.change(op.change); }
         Expected<void> operator()(const EndSocket& op) {
             auto diag = kernel.socket_diag();

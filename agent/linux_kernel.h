@@ -3,6 +3,7 @@
 #pragma once
 
 #include "agent/kernel.h"
+#include "netlink/nl80211.h"
 #include "netlink/rtnetlink.h"
 #include "netlink/sockets.h"
 #include "netlink/xfrm.h"
@@ -44,7 +45,8 @@ class LinuxKernel : public Kernel {
 
   private:
     LinuxKernel(Sysctls settings, RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm,
-                BirthMarks birth_marks, Redirects redirects, CgroupWatch cgroup_watch, std::string cgroup_root);
+                BirthMarks birth_marks, Redirects redirects, CgroupWatch cgroup_watch, WifiSocket wifi,
+                std::string cgroup_root);
     void look_at_others(Observed& observed, const Scope& scope) const;
     std::vector<std::string> tree_below(const std::string& cgroup) const;
     Expected<MemberElement> element(const std::string& class_name, const std::string& cgroup) const;
@@ -59,6 +61,7 @@ class LinuxKernel : public Kernel {
     BirthMarks birth_marks_;
     Redirects redirects_;
     std::unique_ptr<CgroupWatch> cgroup_watch_;
+    WifiSocket wifi_;
     std::string cgroup_root_;               ///< of this network namespace
     std::optional<SocketDiag> socket_diag_; ///< opened when it is first needed
 };

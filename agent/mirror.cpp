@@ -15,6 +15,7 @@ void Mirror::reflect(const Observed& observed, const Desired& desired, bool undo
     if (!reflects_) return;
     observed_.links = observed.links;
     observed_.addresses = observed.addresses;
+    observed_.wifi = observed.wifi;
     observed_.gateways = observed.gateways;
     observed_.routes.clear();
     for (const Route& route : observed.routes)

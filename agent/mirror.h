@@ -25,7 +25,7 @@ class Mirror {
     /// The default of the class's table is this one now.
     void take(const Route& own_default);
 
-    /// Links, addresses, neighbours, and of the routes main's defaults alone.
+    /// Links, addresses, Wi-Fi, neighbours, and of the routes main's defaults alone.
     const Observed& observed() const { return observed_; }
     /// What the table has; nothing where it has none.
     const Route* default_of(TableId table, Family family) const;

@@ -10,6 +10,7 @@
 #include "agent/sources/sources.h"
 #include "agent/spawn.h"
 #include "agent/table_names.h"
+#include "agent/units.h"
 #include "agent/watch.h"
 
 #include <CLI/CLI.hpp>
@@ -104,7 +105,11 @@ spdlog::level::level_enum to_spdlog(LogLevel level) {
 }
 
 bool dns_by_uplink(const Config& config) {
-    return std::ranges::find(config.classes, Dns::uplink, &ClassConfig::dns) != config.classes.end();
+    const auto changes_to_uplink = [](const SiteConfig& site) {
+        return std::ranges::any_of(site.classes, [](const auto& of) { return of.second.dns == Dns::uplink; });
+    };
+    return std::ranges::find(config.classes, Dns::uplink, &ClassConfig::dns) != config.classes.end() ||
+           std::ranges::any_of(config.sites, changes_to_uplink);
 }
 
 enum class Ending { release, leave };
@@ -147,6 +152,9 @@ Expected<void> run(const Options& options) {
     Accounts accounts(io);
     bool running = false;
     Agent* asking = nullptr;
+    UnitStarter units(io, [&](const std::string& unit, const std::optional<Error>& failure) {
+        asking->heard_of_unit(unit, failure);
+    });
     // Before the loop runs the answer is waited for: an agent that adopts must not let go of a user's apps first.
     auto is_allowed_user = [&](uid_t uid, const Allow& allow) -> std::optional<bool> {
         if (!running) return is_allowed_now(uid, allow);
@@ -167,6 +175,7 @@ Expected<void> run(const Options& options) {
                  .on_stop = [&] { io.stop(); },
                  .on_reload = [](bool begins) { tell_systemd(begins ? reloading().c_str() : "READY=1"); },
                  .on_news = [](const std::string& summary) { tell_systemd(("STATUS=" + summary).c_str()); },
+                 .start_unit = [&](const std::string& unit) { units.start(unit); },
                  .is_allowed = is_allowed_user});
     asking = &agent;
     auto opened = Watch::open(io, agent, *kernel);
@@ -182,9 +191,13 @@ Expected<void> run(const Options& options) {
     auto control = Control::listen(io, agent, options.runtime_dir);
     if (!control) return tl::make_unexpected(control.error());
 
-    // An agent that adopts must know what the former one knew of the resolvers, or it would take them away for a
-    // moment.
-    if (dns_by_uplink(*config)) agent.heard(gather({}, std::chrono::system_clock::now(), kSourcesMaxWait));
+    // An agent that adopts must know what the former one knew of the resolvers and of the place, or it would take them
+    // away for a moment.
+    if (dns_by_uplink(*config) || tells_by_domain(*config)) {
+        Hints hints = gather({}, std::chrono::system_clock::now(), kSourcesMaxWait);
+        hints.settled = true;
+        agent.heard(std::move(hints));
+    }
     if (auto started = agent.start(); !started) return started;
     auto end = [&](Ending how) {
         ending = how;

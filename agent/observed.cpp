@@ -19,6 +19,14 @@ const std::vector<address>& public_destinations() {
     return kDestinations;
 }
 
+namespace {
+
+void add_once(std::vector<Neighbour>& gateways, const Neighbour& gateway) {
+    if (std::ranges::find(gateways, gateway) == gateways.end()) gateways.push_back(gateway);
+}
+
+} // namespace
+
 std::vector<Neighbour> rival_gateways(const std::vector<Route>& routes) {
     std::vector<Neighbour> gateways;
     for (Family family : kFamilies) {
@@ -41,6 +49,32 @@ std::vector<Neighbour> watched_gateways(const std::vector<Route>& routes) {
         Neighbour gateway{.link = route.link, .host = *route.gateway};
         if (std::ranges::find(gateways, gateway) == gateways.end()) gateways.push_back(gateway);
     }
+    return gateways;
+}
+
+std::vector<Neighbour> default_gateways(const std::vector<Route>& routes) {
+    std::vector<Neighbour> gateways;
+    for (const Route& route : routes)
+        if (is_default(route) && route.gateway) add_once(gateways, {.link = route.link, .host = *route.gateway});
+    return gateways;
+}
+
+std::vector<Neighbour> host_route_gateways(const std::vector<Route>& routes) {
+    constexpr std::size_t kMost = 8; // a lease may name as many as it likes
+    std::vector<Neighbour> gateways;
+    for (const Route& route : routes) {
+        const unsigned width = family_of(route) == Family::ipv4 ? 32 : 128;
+        if (route.table == kMainTable && route.destination.length == width && route.gateway && gateways.size() < kMost)
+            add_once(gateways, {.link = route.link, .host = *route.gateway});
+    }
+    return gateways;
+}
+
+std::vector<Neighbour> gateways_to_look_at(const Scope& scope, const std::vector<Route>& routes) {
+    std::vector<Neighbour> gateways;
+    if (!scope.place_gateways) return gateways;
+    for (const auto& some : {default_gateways(routes), host_route_gateways(routes), scope.gateways})
+        for (const Neighbour& gateway : some) add_once(gateways, gateway);
     return gateways;
 }
 

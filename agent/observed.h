@@ -19,19 +19,23 @@ struct Observed {
     std::vector<Link> links;
     Ipv4Settings ipv4_of_all; ///< net.ipv4.conf.all
     std::vector<Address> addresses;
-    std::vector<Route> routes;                    ///< of main and of the classes' tables, both families
-    std::vector<Rule> rules;                      ///< both families, in the order the kernel consults them
-    std::vector<Lookup> lookups;                  ///< unmarked, of `public_destinations()`; the first of each family
-                                                  ///< also by each link that may be a tunnel
-    std::vector<Neighbour> gateways;              ///< `watched_gateways`, as far as the kernel has tried them
+    std::vector<Route> routes;             ///< of main and of the classes' tables, both families
+    std::vector<Rule> rules;               ///< both families, in the order the kernel consults them
+    std::vector<Lookup> lookups;           ///< unmarked, of `public_destinations()`; the first of each family
+                                           ///< also by each link that may be a tunnel
+    std::vector<Neighbour> gateways;       ///< `watched_gateways`, as far as the kernel has tried them
+    std::vector<Neighbour> place_gateways; ///< that sites are told by, as far as the kernel has tried them
+    std::vector<WifiLink> wifi;
     std::string cgroup_mount;                     ///< where cgroup2 is mounted, for the text of operations
     std::map<std::string, std::uint64_t> cgroups; ///< those of the classes that exist, by path; the id
     ObservedNft nft;
     std::vector<XfrmPolicy> policies; ///< both families, but for those of single sockets
     ObservedBirthMarks birth_marks;
     ObservedRedirects redirects;
-    Hints hints;                   ///< of the sources, where they were asked just now
-    NameServers name_servers;      ///< of the sources, as they answered last
+    Hints hints;              ///< of the sources, where they were asked just now
+    NameServers name_servers; ///< of the sources, as they answered last
+    /// How often the sources have answered while a link was in a network.
+    std::map<std::pair<IfIndex, Prefix>, unsigned> heard;
     SeenCgroups others;            ///< cgroups that are not ours, as far as selectors may match them
     std::string others_problem;    ///< why some of those are not known; empty: all are
     std::set<uid_t> allowed_users; ///< of those with a manager, whose apps count
@@ -48,6 +52,10 @@ struct Scope {
     std::string cgroup_root;          ///< table, and with this every cgroup right below it
     bool others = false;              ///< the classes select cgroups of others
     std::set<std::string> attached;   ///< cgroups of others that a class's BPF program may be on
+    bool wifi = false;                ///< which networks Wi-Fi is in
+    bool bssids = false;              ///< and by which access point
+    bool place_gateways = false;      ///< link-layer addresses of gateways,
+    std::vector<Neighbour> gateways;  ///< and of these, which no route may name any more
 };
 
 /// Destinations that stand for "the internet": one in the middle of each eighth of the IPv4 unicast space, so that a
@@ -59,6 +67,13 @@ std::vector<Neighbour> rival_gateways(const std::vector<Route>& routes);
 
 /// Those, and every IPv6 gateway: where that of our table has failed, the kernel prefers the backstop to it.
 std::vector<Neighbour> watched_gateways(const std::vector<Route>& routes);
+
+/// Gateways of defaults of any table looked at, each once.
+std::vector<Neighbour> default_gateways(const std::vector<Route>& routes);
+/// Gateways of main's routes to single hosts, such as a VPN's server, each once; a few at most.
+std::vector<Neighbour> host_route_gateways(const std::vector<Route>& routes);
+/// All that Scope::place_gateways asks for.
+std::vector<Neighbour> gateways_to_look_at(const Scope& scope, const std::vector<Route>& routes);
 
 /// Those that no class has among its destinations; where it has all of a family, all of that family.
 std::vector<address> telling_destinations(const Scope& scope);

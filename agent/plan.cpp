@@ -353,6 +353,7 @@ Plan diff(const Observed& observed, const Desired& desired) {
     append(plan, births.to_add);
     append(plan, redirects.to_add);
     append(plan, neighbours_to_forget(observed, desired));
+    append<ProbeNeighbour>(plan, desired.asked_gateways);
 
     append(plan, elements.members_to_remove);
     append<DeleteRule>(plan, rules.to_delete);
@@ -480,9 +481,10 @@ struct Printer {
                            op.on ? kNovpnTag : 0);
     }
     std::string operator()(const ForgetNeighbour& op) const {
-        const Link* link = find_link(observed, op.neighbour.link);
-        return fmt::format("ip neighbour del {} dev {}", op.neighbour.host.to_string(),
-                           link ? link->name : fmt::format("if{}", op.neighbour.link.value));
+        return fmt::format("ip neighbour del {} dev {}", op.neighbour.host.to_string(), names(op.neighbour.link));
+    }
+    std::string operator()(const ProbeNeighbour& op) const {
+        return fmt::format("ip neighbour add {} dev {} use", op.neighbour.host.to_string(), names(op.neighbour.link));
     }
 };
 
@@ -494,9 +496,9 @@ std::string to_string(const Operation& operation, const Observed& observed) {
 
 bool is_dispensable(const Operation& operation) {
     if (std::holds_alternative<EndSocket>(operation) || std::holds_alternative<ForgetNeighbour>(operation) ||
-        std::holds_alternative<PinBirthMark>(operation) || std::holds_alternative<AttachBirthMark>(operation) ||
-        std::holds_alternative<PinRedirect>(operation) || std::holds_alternative<SetResolvers>(operation) ||
-        std::holds_alternative<AttachRedirect>(operation))
+        std::holds_alternative<ProbeNeighbour>(operation) || std::holds_alternative<PinBirthMark>(operation) ||
+        std::holds_alternative<AttachBirthMark>(operation) || std::holds_alternative<PinRedirect>(operation) ||
+        std::holds_alternative<SetResolvers>(operation) || std::holds_alternative<AttachRedirect>(operation))
         return true;
     const auto* replace = std::get_if<ReplaceRoute>(&operation);
     return replace && !is_default(replace->route);

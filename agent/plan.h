@@ -146,11 +146,17 @@ struct ForgetNeighbour {
     bool operator==(const ForgetNeighbour&) const = default;
 };
 
-using Operation =
-    std::variant<ReplaceRoute, DeleteRoute, AddRule, DeleteRule, AddXfrmPolicy, DeleteXfrmPolicy, CreateCgroup,
-                 RemoveCgroup, ReplaceNft, DeleteNft, AddMember, RemoveMember, AddLink, RemoveLink, PinBirthMark,
-                 UnpinBirthMark, AttachBirthMark, DetachBirthMark, PinRedirect, UnpinRedirect, SetResolvers,
-                 AttachRedirect, DetachRedirect, ChangeElements, EndSocket, SetSrcValidMark, ForgetNeighbour>;
+/// A gateway that tells a site: the kernel asks for its link-layer address.
+struct ProbeNeighbour {
+    Neighbour neighbour;
+    bool operator==(const ProbeNeighbour&) const = default;
+};
+
+using Operation = std::variant<ReplaceRoute, DeleteRoute, AddRule, DeleteRule, AddXfrmPolicy, DeleteXfrmPolicy,
+                               CreateCgroup, RemoveCgroup, ReplaceNft, DeleteNft, AddMember, RemoveMember, AddLink,
+                               RemoveLink, PinBirthMark, UnpinBirthMark, AttachBirthMark, DetachBirthMark, PinRedirect,
+                               UnpinRedirect, SetResolvers, AttachRedirect, DetachRedirect, ChangeElements, EndSocket,
+                               SetSrcValidMark, ForgetNeighbour, ProbeNeighbour>;
 using Plan = std::vector<Operation>;
 
 /// Empty when everything is as desired. A Desired with nothing in it gives the plan that releases everything of ours.
@@ -160,8 +166,8 @@ Plan diff(const Observed& observed, const Desired& desired);
 std::string to_string(const Operation& operation, const Observed& observed);
 
 /// A plan goes on without a copied route that the kernel refuses, without the mark that sockets are born with (nft
-/// marks their packets then), without the programs for its DNS, without the end of a socket and with a neighbour
-/// remembered: the rest of the steering does not lean on them.
+/// marks their packets then), without the programs for its DNS, without the end of a socket, with a neighbour
+/// remembered and with one that is not asked: the rest of the steering does not lean on them.
 bool is_dispensable(const Operation& operation);
 
 } // namespace novpn

@@ -59,6 +59,8 @@ awaitable<void> monitor(Exchange& exchange) {
                        {"omitted", 0},
                        {"reaction_us", nullptr}};
     event["summary"] = summary != nullptr ? *summary : json::value("");
+    const json::value* site = status.if_contains("site");
+    event["site"] = site != nullptr ? *site : json::value(nullptr);
     event["lost"] = 0;
     while (co_await exchange.reply_and_continue(std::move(event))) {
         while (!reader.ready()) {

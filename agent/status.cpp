@@ -135,6 +135,23 @@ json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
         {"packets", {{"marked", packets.marked}, {"masqueraded", packets.masqueraded}, {"dropped", packets.dropped}}}};
 }
 
+/// What sites are told by, in the words of their `match`.
+json::array to_json(const Place& place) {
+    json::array signs;
+    const auto add = [&](const char* key, std::string value) {
+        signs.push_back({{"key", key}, {"value", std::move(value)}});
+    };
+    for (const WifiLink& wifi : place.wifi) {
+        if (!wifi.ssid.empty()) add("ssid", ssid_text(wifi.ssid));
+        if (wifi.bssid) add("bssid", to_string(*wifi.bssid));
+    }
+    for (const Neighbour& gateway : place.gateways)
+        if (gateway.mac) add("gateway_mac", to_string(*gateway.mac));
+    for (const Prefix& network : place.networks) add("network", to_string(network));
+    for (const std::string& domain : place.domains) add("domain", domain);
+    return signs;
+}
+
 /// What carries the VPN, each once: "the VPN on tun0 and wg0", "the VPN by IPsec policies"; empty without one.
 std::string vpn_of(const Desired& desired) {
     std::vector<std::string> names;
@@ -233,6 +250,7 @@ json::object to_status(const StatusFacts& facts) {
         }
     }
     status["sites"] = std::move(sites);
+    status["place"] = facts.desired ? to_json(facts.desired->place) : json::array{};
     json::object families;
     for (Family family : kFamilies) {
         families[to_string(family)] =

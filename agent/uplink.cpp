@@ -321,6 +321,14 @@ bool can_carry(const Link& link, Family family, const Observed& observed) {
     });
 }
 
+std::vector<Neighbour> remembered_gateways(const Memory& memory) {
+    std::vector<Neighbour> gateways;
+    for (const auto& [_, remembered] : memory.uplinks)
+        if (remembered.uplink.gateway)
+            gateways.push_back({.link = remembered.uplink.link, .host = *remembered.uplink.gateway});
+    return gateways;
+}
+
 std::set<std::pair<IfIndex, address>> dead_gateways(const Observed& observed, const Memory& memory) {
     std::set<std::pair<IfIndex, address>> dead;
     for (const Neighbour& gateway : rival_gateways(observed.routes)) {

@@ -51,6 +51,9 @@ struct Memory {
     bool operator==(const Memory&) const = default;
 };
 
+/// Gateways of the remembered uplinks.
+std::vector<Neighbour> remembered_gateways(const Memory& memory);
+
 struct Selection {
     std::optional<Uplink> uplink;
     UplinkSource from = UplinkSource::main; ///< meaningless without an uplink

@@ -44,10 +44,13 @@ Expected<std::unique_ptr<Watch>> Watch::open(boost::asio::io_context& io, Agent&
     if (!nft) return tl::make_unexpected(nft.error());
     auto xfrm = XfrmMonitor::open();
     if (!xfrm) return tl::make_unexpected(xfrm.error());
+    auto wifi = WifiMonitor::open();
+    if (!wifi) return tl::make_unexpected(wifi.error());
     auto clock = watched_clock();
     if (!clock) return tl::make_unexpected(clock.error());
     return std::unique_ptr<Watch>(
-        new Watch(io, agent, kernel, {std::move(*routes), std::move(*nft), std::move(*xfrm), std::move(*clock)}));
+        new Watch(io, agent, kernel,
+                  {std::move(*routes), std::move(*nft), std::move(*xfrm), std::move(*wifi), std::move(*clock)}));
 }
 
 Watch::Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kernel, Monitors monitors)
@@ -57,8 +60,10 @@ Watch::Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kerne
     , routes_(std::move(monitors.routes))
     , nft_(std::move(monitors.nft))
     , xfrm_(std::move(monitors.xfrm))
+    , wifi_(std::move(monitors.wifi))
     , routes_fd_(io, routes_.fd())
     , nft_fd_(io, nft_.fd())
+    , wifi_fd_(io, wifi_.fd())
     , cgroups_fd_(io, kernel.cgroup_watch().fd())
     , xfrm_fd_(io)
     , clock_fd_(io, monitors.clock.release())
@@ -75,6 +80,7 @@ Watch::~Watch() {
     // The monitors own their sockets: Asio lets go of them before they are closed.
     routes_fd_.release();
     nft_fd_.release();
+    wifi_fd_.release();
     cgroups_fd_.release();
     if (xfrm_fd_.is_open()) xfrm_fd_.release();
 }
@@ -115,6 +121,7 @@ void Watch::widen() {
 void Watch::start(std::function<void()> on_term, std::function<void()> on_leave) {
     spawn(io_, watch_routes());
     spawn(io_, watch_nft());
+    spawn(io_, watch_wifi());
     spawn(io_, watch_cgroups());
     spawn(io_, watch_clock());
     if (xfrm_fd_.is_open()) spawn(io_, watch_xfrm());
@@ -140,7 +147,7 @@ RouteMonitor::Drained Watch::drain_routes(bool answers) {
     const auto since = Clock::now();
     RouteMonitor::OnDefault on_default;
     if (answers) on_default = [&](const RouteChange& change) { return agent_.heard_of_default(change, since); };
-    auto drained = routes_.drain(kernel_.routing().port(), agent_.gateways(), on_default);
+    auto drained = routes_.drain(kernel_.routing().port(), agent_.gateways(), agent_.gateway_macs(), on_default);
     if (!drained.cause.empty()) agent_.doubt_mirror();
     by_gateway_ += drained.by_gateway;
     if (by_gateway_ >= RouteMonitor::kFlood) narrow_down();
@@ -158,6 +165,14 @@ boost::asio::awaitable<void> Watch::watch_xfrm() {
     for (;;) {
         co_await xfrm_fd_.async_wait(xfrm_fd_.wait_read, boost::asio::use_awaitable);
         if (xfrm_.drain(kernel_.xfrm().port())) notified("IPsec policy changed");
+    }
+}
+
+boost::asio::awaitable<void> Watch::watch_wifi() {
+    for (;;) {
+        co_await wifi_fd_.async_wait(wifi_fd_.wait_read, boost::asio::use_awaitable);
+        const std::string_view cause = wifi_.drain();
+        if (!cause.empty()) notified(cause);
     }
 }
 

@@ -4,6 +4,7 @@
 
 #include "agent/agent.h"
 #include "agent/unique_fd.h"
+#include "netlink/nl80211.h"
 #include "netlink/rtnetlink.h"
 #include "netlink/xfrm.h"
 #include "rules/nft.h"
@@ -43,12 +44,14 @@ class Watch {
         RouteMonitor routes;
         NftMonitor nft;
         XfrmMonitor xfrm;
+        WifiMonitor wifi;
         UniqueFd clock;
     };
     Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kernel, Monitors monitors);
     boost::asio::awaitable<void> watch_routes();
     boost::asio::awaitable<void> watch_nft();
     boost::asio::awaitable<void> watch_xfrm();
+    boost::asio::awaitable<void> watch_wifi();
     boost::asio::awaitable<void> watch_cgroups();
     boost::asio::awaitable<void> watch_clock();
     boost::asio::awaitable<void> watch_signals(std::function<void()> on_term, std::function<void()> on_leave);
@@ -68,8 +71,10 @@ class Watch {
     RouteMonitor routes_;
     NftMonitor nft_;
     XfrmMonitor xfrm_;
+    WifiMonitor wifi_;
     boost::asio::posix::stream_descriptor routes_fd_;
     boost::asio::posix::stream_descriptor nft_fd_;
+    boost::asio::posix::stream_descriptor wifi_fd_;
     boost::asio::posix::stream_descriptor cgroups_fd_;
     boost::asio::posix::stream_descriptor xfrm_fd_;  ///< not open on a kernel without xfrm
     boost::asio::posix::stream_descriptor clock_fd_; ///< a timer that never ends, but for a change of the clock

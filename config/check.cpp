@@ -58,6 +58,18 @@ std::optional<ConfigError> find_uplink_beside_via(const ClassConfig& of_class, c
 }
 
 /// Only BPF redirects, by the mark that BPF gave.
+std::optional<ConfigError> find_site_dns_without_bpf(const Config& config, const Origins& origins) {
+    if (config.marking != Marking::nft) return std::nullopt;
+    for (const SiteConfig& site : config.sites)
+        for (const auto& [name, changes] : site.classes)
+            if (changes.dns == Dns::uplink)
+                return error_at(*origins.find("sites." + site.name),
+                                fmt::format("sites.{}.classes.{}.dns: uplink needs BPF, and marking is nft ({}); "
+                                            "allowed: vpn, or marking: auto or bpf",
+                                            site.name, name, place(origins.find("marking"))));
+    return std::nullopt;
+}
+
 std::optional<ConfigError> find_dns_without_bpf(const Config& config, const ClassConfig& of_class,
                                                 const Origins& origins) {
     if (of_class.dns != Dns::uplink || config.marking != Marking::nft) return std::nullopt;
@@ -109,6 +121,28 @@ std::optional<ConfigError> find_shared(const Config& config, const Origins& orig
     return std::nullopt;
 }
 
+/// As find_shared(), of the classes as they are at one of the sites.
+template<typename Value>
+std::optional<ConfigError> find_shared_at_site(const Config& config, const Origins& origins, std::string_view key,
+                                               std::vector<Value> ClassConfig::*list, auto identity, auto name) {
+    for (const SiteConfig& site : config.sites) {
+        std::vector<ClassConfig> before;
+        for (const ClassConfig& of_class : config.classes) {
+            ClassConfig there = class_at(site, of_class);
+            for (const Value& value : there.*list)
+                for (const ClassConfig& other : before)
+                    if (std::ranges::find(other.*list, identity(value), identity) != (other.*list).end())
+                        return error_at(
+                            *origins.find("sites." + site.name),
+                            fmt::format("sites.{}.classes.{}.{}: {} is in class '{}' there already; allowed: one class "
+                                        "for each",
+                                        site.name, there.name, key, name(value), other.name));
+            before.push_back(std::move(there));
+        }
+    }
+    return std::nullopt;
+}
+
 std::optional<ConfigError> find_bad_site(const Config& config, const Origins& origins) {
     for (auto site = config.sites.begin(); site != config.sites.end(); ++site) {
         const std::string path = "sites." + site->name;
@@ -140,16 +174,37 @@ tl::expected<Config, ConfigError> checked(Config config, const Origins& origins)
         if (auto error = find_dns_without_bpf(config, of_class, origins)) return tl::unexpected(std::move(*error));
     }
     if (auto error = find_number_clash(config, origins)) return tl::unexpected(std::move(*error));
-    if (auto error = find_shared(
-            config, origins, "users", &ClassConfig::users, [](const UserSelector& user) { return user.uid; },
-            [](const UserSelector& user) { return fmt::format("user '{}'", user.name); }))
+    const auto uid = [](const UserSelector& user) { return user.uid; };
+    const auto user_name = [](const UserSelector& user) { return fmt::format("user '{}'", user.name); };
+    if (auto error = find_shared(config, origins, "users", &ClassConfig::users, uid, user_name))
         return tl::unexpected(std::move(*error));
-    if (auto error = find_shared(
-            config, origins, "destinations", &ClassConfig::destinations, [](const Prefix& prefix) { return prefix; },
-            [](const Prefix& prefix) { return to_string(prefix); }))
+    const auto itself = [](const Prefix& prefix) { return prefix; };
+    const auto prefix_name = [](const Prefix& prefix) { return to_string(prefix); };
+    if (auto error = find_shared(config, origins, "destinations", &ClassConfig::destinations, itself, prefix_name))
         return tl::unexpected(std::move(*error));
     if (auto error = find_bad_site(config, origins)) return tl::unexpected(std::move(*error));
+    if (auto error = find_site_dns_without_bpf(config, origins)) return tl::unexpected(std::move(*error));
+    if (auto error = find_shared_at_site(config, origins, "users", &ClassConfig::users, uid, user_name))
+        return tl::unexpected(std::move(*error));
+    if (auto error =
+            find_shared_at_site(config, origins, "destinations", &ClassConfig::destinations, itself, prefix_name))
+        return tl::unexpected(std::move(*error));
     return config;
+}
+
+std::vector<ConfigError> doubts(const Config& config, const Origins& origins) {
+    std::vector<ConfigError> found;
+    for (const SiteConfig& site : config.sites) {
+        const std::string what = opens(site, config);
+        if (what.empty() || !is_spoofable(site.match)) continue;
+        found.push_back(
+            error_at(*origins.find("sites." + site.name),
+                     fmt::format("sites.{}: warning: the site {}, and whoever runs a network can pretend to "
+                                 "be it (ssid, bssid, gateway_mac, network, domain); a tunnel or a link beside "
+                                 "these cannot be pretended",
+                                 site.name, what)));
+    }
+    return found;
 }
 
 } // namespace novpn

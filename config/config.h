@@ -66,18 +66,37 @@ struct Allow {
     bool operator==(const Allow&) const = default;
 };
 
-/// Keys that are empty hold anywhere. A list holds where one of its values does.
+/// Keys that are empty hold anywhere. A list holds where one of its values does. Globs are fnmatch(3)'s, without
+/// escapes.
 struct SiteMatch {
-    std::vector<Prefix> networks;     ///< an on-link prefix is one of these, or in it
+    std::vector<std::string> ssids;        ///< globs of the text that ssid_text() makes of it
+    std::vector<std::string> bssids;       ///< globs, lower case
+    std::vector<std::string> gateway_macs; ///< globs, lower case; of a gateway of a default route
+    std::vector<Prefix> networks;          ///< an on-link prefix is one of these, or in it
+    std::vector<std::string> domains; ///< globs, lower case; of the DNS search domains of links that are no tunnels
     std::vector<std::string> links;   ///< globs; up, with carrier, and no tunnel
     std::vector<std::string> tunnels; ///< globs; up
     bool operator==(const SiteMatch&) const = default;
+};
+
+/// Lists of selectors by the names of ClassConfig; those that are not named are none of the site's business.
+struct SiteSelectors {
+    std::optional<std::vector<std::string>> apps;
+    std::optional<std::vector<std::string>> units;
+    std::optional<std::vector<std::string>> slices;
+    std::optional<std::vector<std::string>> cgroups;
+    std::optional<std::vector<UserSelector>> users;
+    std::optional<std::vector<Prefix>> destinations;
+    bool operator==(const SiteSelectors&) const = default;
 };
 
 /// What a site changes of a class.
 struct SiteClass {
     std::optional<bool> enabled;
     std::optional<WhenNoUplink> when_no_uplink;
+    std::optional<Dns> dns;
+    SiteSelectors replace; ///< in place of the class's
+    SiteSelectors add;     ///< besides those
     bool operator==(const SiteClass&) const = default;
 };
 
@@ -88,6 +107,8 @@ struct SiteConfig {
     std::map<std::string, SiteClass> classes;
     std::optional<std::vector<std::string>> prefer; ///< in place of uplinks.prefer
     std::optional<std::vector<std::string>> ignore; ///< in place of uplinks.ignore
+    std::string on_enter;                           ///< systemd units to start; empty: none
+    std::string on_leave;
     bool operator==(const SiteConfig&) const = default;
 };
 
@@ -101,6 +122,17 @@ struct Config {
     std::vector<SiteConfig> sites; ///< the first that matches holds
     bool operator==(const Config&) const = default;
 };
+
+/// Calls `take` with each list of selectors of a class, and with the site's list of the same name.
+template<typename Take>
+void for_each_selector(Take take) {
+    take(&ClassConfig::apps, &SiteSelectors::apps);
+    take(&ClassConfig::units, &SiteSelectors::units);
+    take(&ClassConfig::slices, &SiteSelectors::slices);
+    take(&ClassConfig::cgroups, &SiteSelectors::cgroups);
+    take(&ClassConfig::users, &SiteSelectors::users);
+    take(&ClassConfig::destinations, &SiteSelectors::destinations);
+}
 
 /// The class `novpn`.
 inline const ClassConfig& builtin_class(const Config& config) {

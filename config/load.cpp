@@ -149,7 +149,25 @@ std::optional<ConfigError> find_dns_by_uplink(const std::string& file, std::stri
             .column = origin.at.column,
             .message = fmt::format("{}: uplink cannot be done on this machine: {}; allowed here: vpn", path, why_not)};
     }
+    for (const SiteConfig& site : config->sites)
+        for (const auto& [name, changes] : site.classes) {
+            if (changes.dns != Dns::uplink) continue;
+            const Origin& origin = *origins.find("sites." + site.name);
+            return ConfigError{
+                .file = origin.file,
+                .line = origin.at.line,
+                .column = origin.at.column,
+                .message = fmt::format("sites.{}.classes.{}.dns: uplink cannot be done on this machine: {}; allowed "
+                                       "here: vpn",
+                                       site.name, name, why_not)};
+        }
     return std::nullopt;
+}
+
+std::vector<ConfigError> find_doubts(const std::string& file) {
+    Origins origins;
+    const auto config = load_with_origins(file, Missing::is_error, origins);
+    return config ? doubts(*config, origins) : std::vector<ConfigError>{};
 }
 
 tl::expected<Config, ConfigError> parse_config(std::string_view text, const std::string& name) {

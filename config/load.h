@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <tl/expected.hpp>
+#include <vector>
 
 namespace novpn {
 
@@ -44,6 +45,10 @@ tl::expected<Config, ConfigError> load_config(const std::string& file, Missing m
 /// What a config that load_config() takes asks of a machine that cannot redirect DNS (`why_not`): where the first
 /// `dns: uplink` of a class that is on stands. Nothing: it asks for none.
 std::optional<ConfigError> find_dns_by_uplink(const std::string& file, std::string_view why_not);
+
+/// What is worth a second thought in a config that load_config() takes: sites that open something, and are told by what
+/// anybody can pretend.
+std::vector<ConfigError> find_doubts(const std::string& file);
 
 /// One document of at most 1 MiB; `name` stands for the file in errors. An empty one is the default configuration.
 tl::expected<Config, ConfigError> parse_config(std::string_view text, const std::string& name);

@@ -179,6 +179,58 @@ Parsed<std::string> parse_cgroup(const YamlNode& node) {
     }
 }
 
+/// 32 bytes, each of which may be written as \x1b.
+constexpr std::size_t kSsidGlobMax = 128;
+
+Parsed<std::string> parse_ssid(const YamlNode& node) {
+    if (node.kind != YamlNode::Kind::scalar) return unexpected_value(node, "the name of a Wi-Fi network or a glob");
+    if (node.text.empty()) return wrong(node, "an empty name is that of no network");
+    if (node.text.size() > kSsidGlobMax)
+        return wrong(node, quote(node.text) + " is too long for the name of a network");
+    // A name with others in it is shown, and matched, with these written out.
+    if (printable(node.text) != node.text)
+        return wrong(node, quote(node.text) + " has characters that have to be written as 'novpn status' shows them");
+    return node.text;
+}
+
+char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+
+std::string lower(std::string text) {
+    std::ranges::transform(text, text.begin(), [](char c) { return lower(c); });
+    return text;
+}
+
+bool is_hex(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); }
+
+Parsed<std::string> parse_mac(const YamlNode& node) {
+    if (node.kind != YamlNode::Kind::scalar) return unexpected_value(node, "a MAC address or a glob");
+    std::string text = lower(node.text);
+    const bool is_glob = text.find_first_of("*?") != std::string::npos;
+    const auto fits = [&](char c) { return is_hex(c) || c == ':' || (is_glob && (c == '*' || c == '?')); };
+    bool is_address = !text.empty() && text.size() <= 17 && std::ranges::all_of(text, fits);
+    if (!is_glob) {
+        is_address = is_address && text.size() == 17;
+        for (std::size_t i = 0; is_address && i < text.size(); ++i) is_address = (text[i] == ':') == (i % 3 == 2);
+    }
+    if (!is_address)
+        return wrong(node, quote(node.text) + " is no MAC address, such as c0:ff:ee:00:11:22, and no glob of one");
+    return text;
+}
+
+Parsed<std::string> parse_domain(const YamlNode& node) {
+    constexpr std::size_t kDomainMax = 253; // RFC 1035, 3.1, without the lengths
+    if (node.kind != YamlNode::Kind::scalar) return unexpected_value(node, "a domain or a glob");
+    std::string text = lower(node.text);
+    if (text.ends_with('.')) text.pop_back();
+    const auto fits = [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
+               std::string_view("-_.*?").find(c) != std::string_view::npos;
+    };
+    if (text.empty() || text.size() > kDomainMax || !std::ranges::all_of(text, fits))
+        return wrong(node, quote(node.text) + " is no DNS domain and no glob of one");
+    return text;
+}
+
 /// Decimal, at most 3 digits.
 std::optional<unsigned> to_prefix_length(std::string_view text) {
     if (text.size() > 3 || text.starts_with("0x")) return std::nullopt;
@@ -307,6 +359,29 @@ Parsed<std::vector<std::string>> parse_units(const YamlNode& node) { return pars
 Parsed<std::vector<std::string>> parse_slices(const YamlNode& node) { return parse_list<parse_slice>(node); }
 Parsed<std::vector<std::string>> parse_cgroups(const YamlNode& node) { return parse_list<parse_cgroup>(node); }
 Parsed<std::vector<UserSelector>> parse_users(const YamlNode& node) { return parse_list<parse_user>(node); }
+
+Parsed<std::vector<std::string>> parse_ssids(const YamlNode& node) { return parse_list<parse_ssid>(node); }
+Parsed<std::vector<std::string>> parse_macs(const YamlNode& node) { return parse_list<parse_mac>(node); }
+Parsed<std::vector<std::string>> parse_domains(const YamlNode& node) { return parse_list<parse_domain>(node); }
+
+Parsed<std::string> parse_unit_to_start(const YamlNode& node) {
+    if (node.kind == YamlNode::Kind::null) return std::string();
+    // What systemd makes itself, or by its path alone, cannot be started by name.
+    static constexpr std::string_view kKinds[] = {".service", ".target", ".timer", ".path", ".socket"};
+    const auto fits = [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+               std::string_view(":-_.\\@").find(c) != std::string_view::npos; // VALID_CHARS of systemd
+    };
+    const std::string& text = node.text;
+    const bool is_kind = std::ranges::any_of(kKinds, [&](auto kind) { return text.ends_with(kind) && text != kind; });
+    const bool is_template = text.find("@.") != std::string::npos;
+    if (node.kind != YamlNode::Kind::scalar || !is_kind || is_template || text.size() > kNameMax ||
+        !std::ranges::all_of(text, fits))
+        return wrong(node, fmt::format("{} is not the name of a unit that can be started, such as backup.service; "
+                                       "commands belong into the unit",
+                                       quote(text)));
+    return text;
+}
 
 Parsed<std::vector<Prefix>> parse_destinations(const YamlNode& node) {
     auto destinations = parse_list<parse_destination>(node);

@@ -60,6 +60,14 @@ Parsed<std::vector<std::string>> parse_units(const YamlNode& node);
 Parsed<std::vector<std::string>> parse_slices(const YamlNode& node);
 /// Paths whose parents are slices.
 Parsed<std::vector<std::string>> parse_cgroups(const YamlNode& node);
+/// Globs of Wi-Fi names, as `novpn status` shows them.
+Parsed<std::vector<std::string>> parse_ssids(const YamlNode& node);
+/// Globs of link-layer addresses, made lower case.
+Parsed<std::vector<std::string>> parse_macs(const YamlNode& node);
+/// Globs of DNS domains, made lower case and without a dot at the end.
+Parsed<std::vector<std::string>> parse_domains(const YamlNode& node);
+/// The name of one unit of the system that can be started; null: an empty text.
+Parsed<std::string> parse_unit_to_start(const YamlNode& node);
 /// Prefixes and addresses that can be in the internet. An address is a prefix of all its bits.
 Parsed<std::vector<Prefix>> parse_destinations(const YamlNode& node);
 

@@ -254,10 +254,15 @@ std::optional<Neighbour> to_neighbour(std::span<const std::byte> message) {
     if (!attributes) return std::nullopt;
     auto host = attributes->ip(NDA_DST, info->ndm_family);
     if (!host) return std::nullopt;
-    return Neighbour{.link = IfIndex{static_cast<std::uint32_t>(info->ndm_ifindex)},
-                     .host = *host,
-                     .state = to_neighbour_state(info->ndm_state),
-                     .router = (info->ndm_flags & NTF_ROUTER) != 0};
+    Neighbour neighbour{.link = IfIndex{static_cast<std::uint32_t>(info->ndm_ifindex)},
+                        .host = *host,
+                        .state = to_neighbour_state(info->ndm_state),
+                        .router = (info->ndm_flags & NTF_ROUTER) != 0};
+    // Other links than Ethernet have addresses of other lengths, or none.
+    const nlattr* mac = attributes->raw(NDA_LLADDR);
+    if (mac && nla_len(mac) == static_cast<int>(sizeof(MacAddress)))
+        neighbour.mac = attributes->template value<MacAddress>(NDA_LLADDR);
+    return neighbour;
 }
 
 } // namespace novpn

@@ -378,6 +378,17 @@ Expected<void> RouteSocket::forget(const Neighbour& neighbour) {
     return done;
 }
 
+Expected<void> RouteSocket::probe(const Neighbour& neighbour) {
+    ndmsg header{};
+    header.ndm_family = static_cast<unsigned char>(neighbour.host.is_v4() ? AF_INET : AF_INET6);
+    header.ndm_ifindex = static_cast<int>(neighbour.link.value);
+    header.ndm_flags = NTF_USE;
+    NlMessage request = make_request(RTM_NEWNEIGH, header);
+    nlmsg_hdr(request.get())->nlmsg_flags |= NLM_F_CREATE;
+    nla_put_addr(request.get(), NDA_DST, to_nl(neighbour.host).get());
+    return acknowledge(*request, "asking for neighbour " + neighbour.host.to_string());
+}
+
 namespace {
 
 /// libnl 3.7's rule objects know no uidrange.
@@ -473,9 +484,11 @@ bool is_by_gateway(const nlmsghdr& message, const rtmsg& route) {
 }
 
 /// A gateway that is found not to answer, or to answer: the states in between are of no use.
-std::string_view cause_of_gateway(const nlmsghdr& message, const std::set<address>& gateways) {
+std::string_view cause_of_gateway(const nlmsghdr& message, const std::set<address>& gateways,
+                                  const std::set<MacAddress>* macs) {
     auto neighbour = to_neighbour({reinterpret_cast<const std::byte*>(&message), message.nlmsg_len});
     if (!neighbour || !gateways.contains(neighbour->host)) return {};
+    if (macs && neighbour->mac && !macs->contains(*neighbour->mac)) return "gateway has another MAC address";
     if (neighbour->state == NeighbourState::failed) return "gateway does not answer";
     return neighbour->state == NeighbourState::reachable ? "gateway answers" : std::string_view{};
 }
@@ -483,11 +496,11 @@ std::string_view cause_of_gateway(const nlmsghdr& message, const std::set<addres
 } // namespace
 
 void RouteMonitor::take(Drained& drained, const nlmsghdr& message, const std::set<address>& gateways,
-                        const OnDefault& on_default) {
+                        const std::set<MacAddress>* macs, const OnDefault& on_default) {
     const bool added = message.nlmsg_type == RTM_NEWROUTE;
     if (!added && message.nlmsg_type != RTM_DELROUTE) {
         if (!drained.cause.empty()) return;
-        drained.cause = message.nlmsg_type == RTM_NEWNEIGH ? cause_of_gateway(message, gateways) : cause_of(message);
+        drained.cause = message.nlmsg_type == RTM_NEWNEIGH ? cause_of_gateway(message, gateways, macs) : cause_of(message);
         return;
     }
     if (message.nlmsg_len < NLMSG_LENGTH(sizeof(rtmsg))) return;
@@ -510,7 +523,7 @@ void RouteMonitor::take(Drained& drained, const nlmsghdr& message, const std::se
 }
 
 RouteMonitor::Drained RouteMonitor::drain(std::uint32_t own_port, const std::set<address>& gateways,
-                                          const OnDefault& on_default) {
+                                          const std::set<MacAddress>* macs, const OnDefault& on_default) {
     Drained drained;
     for (;;) {
         ssize_t received = receive(socket_.get(), buffer_, MSG_DONTWAIT);
@@ -521,7 +534,7 @@ RouteMonitor::Drained RouteMonitor::drain(std::uint32_t own_port, const std::set
         }
         if (received <= 0) return drained;
         for_each_message({buffer_.data(), static_cast<std::size_t>(received)}, [&](const nlmsghdr& message) {
-            if (message.nlmsg_pid != own_port) take(drained, message, gateways, on_default);
+            if (message.nlmsg_pid != own_port) take(drained, message, gateways, macs, on_default);
         });
         drained.flooded = drained.by_gateway >= kFlood;
         if (drained.flooded) return drained;

@@ -45,6 +45,8 @@ class RouteSocket {
     /// sysctl -w net.ipv4.conf.LINK.src_valid_mark=1 net.ipv4.conf.LINK.tag=78, or both 0, in one request: it needs no
     /// /proc/sys that can be written, and names the link by its index. A link that is gone has neither.
     Expected<void> set_src_valid_mark(IfIndex link, bool on);
+    /// ip neighbour add HOST dev LINK use: the kernel asks for its link-layer address as if it had a packet for it.
+    Expected<void> probe(const Neighbour& neighbour);
     /// ip neighbour show nud all, both families
     Expected<std::vector<Neighbour>> neighbours();
     /// ip route get DESTINATION [mark M] [oif LINK] fibmatch
@@ -102,14 +104,16 @@ class RouteMonitor {
     /// Told of defaults of main; says whether what they are about is done, and the look can wait.
     using OnDefault = std::function<bool(const RouteChange&)>;
     /// Reads what is queued; never blocks. Notifications about requests from `own_port` do not matter, nor do the
-    /// routes of table local that come with every address, nor other neighbours than these gateways. A look for other
-    /// routes of main than defaults, which bring nobody's default down, can wait. Ends at kFlood of them.
-    Drained drain(std::uint32_t own_port, const std::set<address>& gateways, const OnDefault& on_default = {});
+    /// routes of table local that come with every address, nor other neighbours than these gateways. `macs`: those that
+    /// gateways are known by, where another one would matter; null: none does. A look for other routes of main than
+    /// defaults, which bring nobody's default down, can wait. Ends at kFlood of them.
+    Drained drain(std::uint32_t own_port, const std::set<address>& gateways, const std::set<MacAddress>* macs = nullptr,
+                  const OnDefault& on_default = {});
 
   private:
     explicit RouteMonitor(NlSocket socket);
     void take(Drained& drained, const nlmsghdr& message, const std::set<address>& gateways,
-              const OnDefault& on_default);
+              const std::set<MacAddress>* macs, const OnDefault& on_default);
     NlSocket socket_;
     std::vector<std::byte> buffer_;
 };

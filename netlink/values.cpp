@@ -114,6 +114,11 @@ std::string to_string(const Prefix& prefix) {
     return host ? prefix.network.to_string() : fmt::format("{}/{}", prefix.network.to_string(), prefix.length);
 }
 
+std::string to_string(const MacAddress& mac) {
+    const auto& b = mac.bytes;
+    return fmt::format("{:02x}:{:02x}:{:02x}:{:02x}:{:02x}:{:02x}", b[0], b[1], b[2], b[3], b[4], b[5]);
+}
+
 std::string to_string(Mark mark) { return fmt::format("0x{:x}/0x{:x}", mark.value, mark.mask); }
 
 std::string to_string(Protocol protocol) {

@@ -2,6 +2,7 @@
 // Plain aggregates compared as a whole; nothing here talks to the kernel. `to_string` speaks iproute2.
 #pragma once
 
+#include <array>
 #include <boost/asio/ip/address.hpp>
 #include <boost/asio/ip/network_v4.hpp>
 #include <compare>
@@ -175,13 +176,28 @@ struct Rule {
 /// What the kernel knows of a neighbour's link-layer address; one of NUD_* (ip-neighbour(8)).
 enum class NeighbourState : std::uint8_t { none, incomplete, reachable, stale, delay, probe, failed, noarp, permanent };
 
+/// Link-layer address of Ethernet and Wi-Fi.
+struct MacAddress {
+    std::array<std::uint8_t, 6> bytes{};
+    auto operator<=>(const MacAddress&) const = default;
+};
+
 /// A host on a link as the kernel knows it by ARP or neighbour discovery.
 struct Neighbour {
     IfIndex link;
     address host;
     NeighbourState state = NeighbourState::none;
-    bool router = false; ///< NTF_ROUTER: it has sent router advertisements (RFC 4861); IPv6 only
+    bool router = false;           ///< NTF_ROUTER: it has sent router advertisements (RFC 4861); IPv6 only
+    std::optional<MacAddress> mac; ///< may be there in any state, and is old where the host has failed
     bool operator==(const Neighbour&) const = default;
+};
+
+/// A link that is a client of a Wi-Fi network, or may become one.
+struct WifiLink {
+    IfIndex link;
+    std::string ssid;                ///< up to 32 arbitrary bytes; empty: in no network, or not known yet
+    std::optional<MacAddress> bssid; ///< of the access point; only where it was asked for
+    bool operator==(const WifiLink&) const = default;
 };
 
 /// The FIB entry that the kernel would use for a packet: RTM_GETROUTE with RTM_F_FIB_MATCH.
@@ -196,10 +212,11 @@ struct Lookup {
 /// There is a way, and it ends elsewhere.
 bool leaves_this_machine(const Lookup& lookup);
 
-std::string to_string(Family family);        ///< "ipv4"
-std::string to_string(const Prefix& prefix); ///< "default", "192.0.2.0/24", a host without its length
-std::string to_string(Mark mark);            ///< "0x4e000000/0xff000000"
-std::string to_string(Protocol protocol);    ///< "kernel", "dhcp", "novpn"; a number where iproute2 has no name
+std::string to_string(Family family);         ///< "ipv4"
+std::string to_string(const Prefix& prefix);  ///< "default", "192.0.2.0/24", a host without its length
+std::string to_string(const MacAddress& mac); ///< "c0:ff:ee:00:11:22"
+std::string to_string(Mark mark);             ///< "0x4e000000/0xff000000"
+std::string to_string(Protocol protocol);     ///< "kernel", "dhcp", "novpn"; a number where iproute2 has no name
 
 /// Names for the indexes that routes speak of.
 struct LinkNames {

@@ -425,6 +425,7 @@ int doctor(const std::string& runtime_dir, const Doctor& how) {
 int check(const Check& what) {
     const auto config = load_config(what.file);
     if (config) {
+        for (const ConfigError& doubt : find_doubts(what.file)) std::fprintf(stderr, "%s\n", to_string(doubt).c_str());
         // What this machine can do is asked only where it matters.
         auto refused = find_dns_by_uplink(what.file, "");
         const auto obstacle = refused ? kernel_without_redirects() : Expected<std::string>();

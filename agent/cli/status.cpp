@@ -157,6 +157,8 @@ std::string to_text(const json::object& status) {
              fmt::format("{}: {} {}", text_of(*other, "name"), keys,
                          matches == "unknown" ? "not known yet" : "does not match"));
     }
+    for (const auto* sign : objects_of(status, "place"))
+        line(out, "place", fmt::format("{} {}", text_of(*sign, "key"), text_of(*sign, "value")));
     const json::object& families = object_of(status, "families");
     for (const std::string_view name : {"ipv4", "ipv6"})
         if (families.contains(name)) write_family(out, name, object_of(families, name));

@@ -43,12 +43,15 @@ class Collector {
         if (!link || !lease || lease->expires <= now_) return;
         hints_.push_back({.from = from, .link = *link, .gateway = lease->gateway, .local = lease->local});
         const auto resolvers = from == UplinkSource::networkd ? ResolverSource::networkd : ResolverSource::lease;
-        add(resolvers, *link, lease->resolvers, lease->local);
+        add({.from = resolvers,
+             .link = *link,
+             .servers = lease->resolvers,
+             .local = lease->local,
+             .domains = lease->domains});
     }
 
-    void add(ResolverSource from, IfIndex link, const std::vector<address>& servers,
-             const std::optional<address>& local = std::nullopt) {
-        if (!servers.empty()) resolvers_.push_back({.from = from, .link = link, .servers = servers, .local = local});
+    void add(LinkResolvers said) {
+        if (!said.servers.empty() || !said.domains.empty()) resolvers_.push_back(std::move(said));
     }
 
     /// Files named for the index of their link.
@@ -69,7 +72,10 @@ class Collector {
     /// What a program of systemd has for its links, in lines of KEY=VALUE.
     void servers_by_index(ResolverSource from, const std::string& directory, std::string_view key) {
         by_index(directory, [&](IfIndex link, const SourceFile& file) {
-            add(from, link, parse_servers(value_of(file.content, key)));
+            add({.from = from,
+                 .link = link,
+                 .servers = parse_servers(value_of(file.content, key)),
+                 .domains = parse_domains(value_of(file.content, "DOMAINS"))});
         });
     }
 
@@ -129,7 +135,10 @@ NameServers name_servers_of_files(const std::string& root, const std::vector<Lin
     collector.servers_by_index(ResolverSource::networkd, root + "/run/systemd/netif/links", "DNS");
     collect_leases(collector, root);
     NameServers servers{.of_links = std::move(collector).resolvers()};
-    if (auto text = read_file(root + "/etc/resolv.conf", kMaxLease)) servers.of_machine = parse_resolv_conf(*text);
+    if (auto text = read_file(root + "/etc/resolv.conf", kMaxLease)) {
+        servers.of_machine = parse_resolv_conf(*text);
+        servers.domains_of_machine = parse_search_domains(*text);
+    }
     return servers;
 }
 
@@ -140,6 +149,7 @@ void keep_current(NameServers& servers, const std::vector<Address>& addresses) {
     std::erase_if(servers.of_links, [&](const LinkResolvers& said) {
         return said.local && !on_link(said, [&](const Address& a) { return a.local == *said.local; });
     });
+    for (const Address& a : addresses) servers.networks.insert({a.link, prefix_of(a.local, a.prefix_length)});
     for (LinkResolvers& said : servers.of_links)
         for (const Address& a : addresses)
             if (a.link == said.link && !(a.local.is_v6() && a.local.to_v6().is_link_local()))
@@ -173,8 +183,10 @@ Hints gather(const std::string& root, WallClock::time_point now, std::chrono::mi
                 {.from = UplinkSource::networkmanager, .link = *link, .gateway = found.gateway, .local = found.local});
     for (const LinkNameServers& found : name_servers_of(objects))
         if (auto link = index_of(*links, found.link))
-            hints.name_servers.of_links.push_back(
-                {.from = ResolverSource::networkmanager, .link = *link, .servers = found.servers});
+            hints.name_servers.of_links.push_back({.from = ResolverSource::networkmanager,
+                                                   .link = *link,
+                                                   .servers = found.servers,
+                                                   .domains = found.domains});
     if (auto addresses = socket->addresses()) keep_current(hints.name_servers, *addresses);
     if (auto neighbours = socket->neighbours()) {
         auto routers = hints_of_routers(*neighbours);

@@ -1,5 +1,7 @@
 #include "agent/sources/lease.h"
 
+#include "agent/sources/name_servers.h"
+
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -191,6 +193,7 @@ std::optional<LinkLease> to_lease(const std::vector<Statement>& statements) {
     std::optional<WallClock::time_point> expires;
     Routers routers;
     std::vector<address> resolvers;
+    std::string domains;
     for (const Statement& s : statements) {
         if (s.size() < 2) continue;
         if (s[0] == "interface") link = unquoted(s[1]);
@@ -199,6 +202,8 @@ std::optional<LinkLease> to_lease(const std::vector<Statement>& statements) {
         if (s[0] != "option" || s.size() < 3) continue;
         if (s[1] == "routers") routers.router = to_v4(s[2]);
         if (s[1] == "rfc3442-classless-static-routes") take_classless(routers, std::span(s).subspan(2));
+        if (s[1] == "domain-name" || s[1] == "domain-search")
+            for (std::string_view word : std::span(s).subspan(2)) domains += unquoted(word) + " ";
         if (s[1] != "domain-name-servers") continue;
         for (std::string_view word : std::span(s).subspan(2))
             if (auto resolver = to_v4(word)) resolvers.push_back(*resolver);
@@ -206,7 +211,11 @@ std::optional<LinkLease> to_lease(const std::vector<Statement>& statements) {
     auto gateway = routers.gateway();
     if (link.empty() || !local || !gateway || !expires) return std::nullopt;
     return LinkLease{link,
-                     {.local = *local, .gateway = *gateway, .expires = *expires, .resolvers = std::move(resolvers)}};
+                     {.local = *local,
+                      .gateway = *gateway,
+                      .expires = *expires,
+                      .resolvers = std::move(resolvers),
+                      .domains = parse_domains(domains)}};
 }
 
 /// What stands in the braces; nothing when the file ends before they do. A block within is left out.
@@ -230,8 +239,10 @@ enum Option : std::uint8_t {
     kPad = 0,
     kRouter = 3,
     kDomainServer = 6,
+    kDomainName = 15,
     kLeaseTime = 51,
     kMessageType = 53,
+    kDomainSearch = 119,
     kClassless = 121,
     kEnd = 255
 };
@@ -259,6 +270,37 @@ std::optional<std::map<std::uint8_t, std::vector<std::uint8_t>>> options_of(std:
     return std::nullopt;
 }
 
+/// RFC 3397: names as in DNS messages (RFC 1035, 4.1.4), which may point back into the option.
+std::string search_list(std::span<const std::uint8_t> option) {
+    constexpr int kMostLabels = 512; // of a list that leads round in circles
+    std::string names;
+    int labels = 0;
+    for (std::size_t begin = 0; begin < option.size();) {
+        std::size_t next = 0; // where the name after this one begins, once it is known
+        for (std::size_t at = begin; at < option.size() && ++labels < kMostLabels;) {
+            const std::size_t length = option[at];
+            if (length == 0) {
+                if (!next) next = at + 1;
+                names += " ";
+                break;
+            }
+            if (length >= 0xc0) {
+                if (at + 1 >= option.size()) return names;
+                if (!next) next = at + 2;
+                at = (length & 0x3f) << 8 | option[at + 1];
+                continue;
+            }
+            if (at + 1 + length > option.size()) return names;
+            names.append(reinterpret_cast<const char*>(option.data() + at + 1), length);
+            names += ".";
+            at += 1 + length;
+        }
+        if (!next) return names; // cut short
+        begin = next;
+    }
+    return names;
+}
+
 } // namespace
 
 std::optional<Lease> parse_networkd_lease(std::string_view text, WallClock::time_point written) {
@@ -266,6 +308,7 @@ std::optional<Lease> parse_networkd_lease(std::string_view text, WallClock::time
     std::optional<std::uint32_t> lifetime;
     Routers routers;
     std::vector<address> resolvers;
+    std::string domains;
     if (!text.ends_with('\n')) return std::nullopt; // cut short
     while (!text.empty()) {
         auto value = take_until(text, "\n");
@@ -273,14 +316,18 @@ std::optional<Lease> parse_networkd_lease(std::string_view text, WallClock::time
         if (key == "ADDRESS") local = to_v4(value);
         if (key == "LIFETIME") lifetime = to_number<std::uint32_t>(value);
         if (key == "DNS") resolvers = to_resolvers(value);
+        if (key == "DOMAINNAME" || key == "DOMAIN_SEARCH_LIST") domains.append(value).append(" ");
         if (key == "ROUTER") routers.router = to_v4(take_until(value, " "));
         if (key != "CLASSLESS_ROUTES") continue;
         take_classless_text(routers, value);
     }
     auto gateway = routers.gateway();
     if (!local || !gateway || !lifetime) return std::nullopt;
-    return Lease{
-        .local = *local, .gateway = *gateway, .expires = expiry(written, *lifetime), .resolvers = std::move(resolvers)};
+    return Lease{.local = *local,
+                 .gateway = *gateway,
+                 .expires = expiry(written, *lifetime),
+                 .resolvers = std::move(resolvers),
+                 .domains = parse_domains(domains)};
 }
 
 std::vector<LinkLease> parse_dhclient_leases(std::string_view text) {
@@ -319,6 +366,8 @@ std::optional<Lease> parse_dhcpcd_lease(std::span<const std::byte> message, Wall
     Lease lease{.local = local, .gateway = *gateway, .expires = expiry(written, to_address(time).to_uint())};
     for (std::span<const std::uint8_t> rest = (*options)[kDomainServer]; rest.size() >= 4; rest = rest.subspan(4))
         if (!to_address(rest).is_unspecified()) lease.resolvers.emplace_back(to_address(rest));
+    const auto& name = (*options)[kDomainName];
+    lease.domains = parse_domains(std::string(name.begin(), name.end()) + " " + search_list((*options)[kDomainSearch]));
     return lease;
 }
 
@@ -342,7 +391,11 @@ std::optional<Lease> parse_networkmanager_lease(const std::map<std::string, std:
     auto local = to_v4(option("ip_address"));
     auto gateway = routers.gateway();
     if (!local || !gateway) return std::nullopt;
-    return Lease{.local = *local, .gateway = *gateway, .resolvers = to_resolvers(option("domain_name_servers"))};
+    const std::string domains = std::string(option("domain_name")) + " " + std::string(option("domain_search"));
+    return Lease{.local = *local,
+                 .gateway = *gateway,
+                 .resolvers = to_resolvers(option("domain_name_servers")),
+                 .domains = parse_domains(domains)};
 }
 
 } // namespace novpn

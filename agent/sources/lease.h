@@ -22,6 +22,7 @@ struct Lease {
     address gateway;
     WallClock::time_point expires = WallClock::time_point::max(); ///< max: never
     std::vector<address> resolvers;                               ///< option 6
+    std::vector<std::string> domains;                             ///< options 15 and 119, lower case
     bool operator==(const Lease&) const = default;
 };
 

@@ -1,5 +1,6 @@
 #include "agent/sources/name_servers.h"
 
+#include <algorithm>
 #include <optional>
 
 namespace novpn {
@@ -71,6 +72,34 @@ std::vector<address> parse_resolv_conf(std::string_view text) {
         if (auto server = to_address(next_word(line))) servers.push_back(*server);
     }
     return servers;
+}
+
+std::vector<std::string> parse_domains(std::string_view list) {
+    constexpr std::size_t kMost = 64, kLongest = 253;
+    std::vector<std::string> domains;
+    while (!list.empty() && domains.size() < kMost) {
+        auto word = list.substr(0, list.find_first_of(" \t\r\n,"));
+        list.remove_prefix(std::min(word.size() + 1, list.size()));
+        if (word.ends_with('.')) word.remove_suffix(1);
+        std::string domain;
+        for (const char c : word) domain += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+        const auto fits = [](char c) {
+            return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+        };
+        if (domain.empty() || domain.size() > kLongest || !std::ranges::all_of(domain, fits)) continue;
+        if (std::ranges::find(domains, domain) == domains.end()) domains.push_back(domain);
+    }
+    return domains;
+}
+
+std::vector<std::string> parse_search_domains(std::string_view text) {
+    std::vector<std::string> domains;
+    while (!text.empty()) {
+        auto line = next_line(text);
+        const auto key = next_word(line);
+        if (key == "search" || key == "domain") domains = parse_domains(line);
+    }
+    return domains;
 }
 
 } // namespace novpn

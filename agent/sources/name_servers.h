@@ -19,4 +19,11 @@ std::string_view value_of(std::string_view text, std::string_view key);
 /// The nameserver lines of resolv.conf(5), of which glibc takes three.
 std::vector<address> parse_resolv_conf(std::string_view text);
 
+/// Domains between blanks or commas, lower case and without a dot at the end; a leading `~` marks one that is not
+/// searched (systemd.network(5), Domains=), and what is no domain is left out.
+std::vector<std::string> parse_domains(std::string_view list);
+
+/// Of the last line `search` or `domain` of resolv.conf(5).
+std::vector<std::string> parse_search_domains(std::string_view text);
+
 } // namespace novpn

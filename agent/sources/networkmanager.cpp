@@ -63,12 +63,18 @@ std::vector<LinkNameServers> name_servers_of(const BusObjects& objects) {
         std::string link = text(device, "IpInterface");
         if (link.empty()) continue;
         auto servers = parse_servers(text(referred(objects, device, "Ip4Config"), "NameserverData"));
-        if (servers.empty())
-            if (auto lease = parse_networkmanager_lease(referred(objects, device, "Dhcp4Config")))
-                servers = lease->resolvers;
+        std::string domains;
+        for (const char* config : {"Ip4Config", "Ip6Config"})
+            for (const char* name : {"Domains", "Searches"})
+                domains += text(referred(objects, device, config), name) + " ";
+        if (auto lease = parse_networkmanager_lease(referred(objects, device, "Dhcp4Config"))) {
+            if (servers.empty()) servers = lease->resolvers;
+            for (const std::string& domain : lease->domains) domains += domain + " ";
+        }
         const auto ipv6 = parse_servers(text(referred(objects, device, "Ip6Config"), "Nameservers"));
         servers.insert(servers.end(), ipv6.begin(), ipv6.end());
-        if (!servers.empty()) found.push_back({link, servers});
+        auto known_as = parse_domains(domains);
+        if (!servers.empty() || !known_as.empty()) found.push_back({link, servers, std::move(known_as)});
     }
     return found;
 }
@@ -142,6 +148,18 @@ bool read_value(sd_bus_message* message, const std::string& name, BusProperties&
         int value = 0;
         if (sd_bus_message_read(message, "v", contents, &value) < 0) return false;
         properties[name] = value ? "true" : "false";
+        return true;
+    }
+    if (signature == "as" && (name == "Domains" || name == "Searches")) {
+        std::string domains;
+        const char* domain = nullptr;
+        int more = sd_bus_message_enter_container(message, SD_BUS_TYPE_VARIANT, contents);
+        if (more >= 0) more = sd_bus_message_enter_container(message, SD_BUS_TYPE_ARRAY, "s");
+        while (more >= 0 && (more = sd_bus_message_read(message, "s", &domain)) > 0)
+            domains += domain + std::string(" ");
+        if (more < 0 || sd_bus_message_exit_container(message) < 0 || sd_bus_message_exit_container(message) < 0)
+            return false;
+        properties[name] = domains;
         return true;
     }
     const bool are_servers = signature == "aa{sv}" && name == "NameserverData";

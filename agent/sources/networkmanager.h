@@ -14,8 +14,8 @@ namespace novpn {
 
 /// What is of use in the objects of org.freedesktop.NetworkManager: the strings, object paths and booleans ("true",
 /// "false") among the properties, by object path and property name. What a property itself names (the Options of a
-/// Dhcp4Config) stands beside it; addresses of name servers are one text, with blanks; the settings that are applied to
-/// a device are its "ipv4.gateway" and so on.
+/// Dhcp4Config) stands beside it; addresses of name servers and domains are one text, with blanks; the settings that
+/// are applied to a device are its "ipv4.gateway" and so on.
 using BusProperties = std::map<std::string, std::string>;
 using BusObjects = std::map<std::string, BusProperties>;
 
@@ -34,11 +34,12 @@ std::vector<LinkGateway> gateways_of(const BusObjects& objects);
 struct LinkNameServers {
     std::string link; ///< its name
     std::vector<address> servers;
+    std::vector<std::string> domains; ///< lower case
     bool operator==(const LinkNameServers&) const = default;
 };
 
 /// Pure. Per device the NameserverData of its Ip4Config, or else what its DHCPv4 lease names, and the Nameservers of
-/// its Ip6Config.
+/// its Ip6Config; and what each calls its domains.
 std::vector<LinkNameServers> name_servers_of(const BusObjects& objects);
 
 /// Asks on the system bus (DBUS_SYSTEM_BUS_ADDRESS where it is set). Empty when nobody answers in that time.

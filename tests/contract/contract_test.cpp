@@ -135,6 +135,34 @@ class Contract : public testing::TestWithParam<Side> {
     std::string cgroup;
 };
 
+TEST_P(Contract, AGatewayIsAskedForItsMacAddressAndForgottenWithTheCarrier) {
+    const IfIndex eth0 = add_eth0();
+    const MacAddress mac{{0xc0, 0xff, 0xee, 0x00, 0x11, 0x22}};
+    const auto seen = [&] { return world->kernel().observe({.place_gateways = true}).value().place_gateways; };
+    std::vector<Neighbour> asked, known;
+    for (const char* gateway : {"192.168.10.1", "2001:db8:a::1"}) {
+        const Neighbour neighbour{.link = eth0, .host = ip(gateway)};
+        world->add_route({.destination = any_prefix(family_of(neighbour.host)),
+                          .metric = 100,
+                          .gateway = neighbour.host,
+                          .link = eth0,
+                          .protocol = kStatic});
+        asked.push_back(neighbour);
+        asked.back().state = NeighbourState::incomplete;
+        known.push_back(neighbour);
+        known.back().state = NeighbourState::reachable;
+        known.back().mac = mac;
+    }
+    EXPECT_THAT(seen(), IsEmpty());
+    for (const Neighbour& neighbour : asked) ASSERT_TRUE(apply(ProbeNeighbour{neighbour}));
+    EXPECT_EQ(seen(), asked) << "nobody answers";
+    for (const Neighbour& neighbour : known) world->set_neighbour("eth0", neighbour.host, mac);
+    EXPECT_EQ(seen(), known);
+    EXPECT_THAT(world->kernel().observe({}).value().place_gateways, IsEmpty()) << "nobody wants to know";
+    world->set_carrier("eth0", false);
+    EXPECT_THAT(seen(), IsEmpty());
+}
+
 INSTANTIATE_TEST_SUITE_P(On, Contract, testing::Values(Side{"Fake", make_fake_world}, Side{"Linux", make_linux_world}),
                          [](const auto& tested) { return std::string(tested.param.name); });
 

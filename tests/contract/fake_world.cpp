@@ -38,6 +38,11 @@ class FakeWorld : public World {
     void delete_route(const Route& route) override { kernel_.delete_route(route); }
     void add_rule(const Rule& rule) override { kernel_.add_rule(rule); }
     void delete_rule(const Rule& rule) override { kernel_.delete_rule(rule); }
+    void set_neighbour(const std::string& link, const address& host, const MacAddress& mac) override {
+        const IfIndex index = kernel_.link(link)->index;
+        std::erase_if(kernel_.neighbours, [&](const Neighbour& n) { return n.link == index && n.host == host; });
+        kernel_.neighbours.push_back({.link = index, .host = host, .state = NeighbourState::reachable, .mac = mac});
+    }
     void add_policy(const XfrmPolicy& policy) override {
         if (auto done = kernel_.add_policy(policy); !done) throw std::runtime_error(to_string(done.error()));
     }

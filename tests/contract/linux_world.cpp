@@ -113,6 +113,10 @@ class LinuxWorld : public World {
     void delete_route(const Route& route) override { change_route("del", route); }
     void add_rule(const Rule& rule) override { change_rule("add", rule); }
     void delete_rule(const Rule& rule) override { change_rule("del", rule); }
+    void set_neighbour(const std::string& link, const address& host, const MacAddress& mac) override {
+        run(fmt::format("ip neighbour replace {} lladdr {} dev {} nud reachable", host.to_string(), to_string(mac),
+                        link));
+    }
     void add_policy(const XfrmPolicy& policy) override { run("ip xfrm policy add " + to_string(policy)); }
 
     std::string add_other() override {

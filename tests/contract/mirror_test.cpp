@@ -51,7 +51,7 @@ class MirrorLaw : public testing::Test {
     }
     RouteMonitor::Drained drain() {
         auto drained =
-            monitor->drain(routing->port(), {}, [&](const RouteChange& change) { return mirror.take(change); });
+            monitor->drain(routing->port(), {}, nullptr, [&](const RouteChange& change) { return mirror.take(change); });
         if (!drained.cause.empty()) mirror.doubt();
         return drained;
     }

@@ -30,6 +30,8 @@ class World {
     virtual void delete_route(const Route& route) = 0;
     virtual void add_rule(const Rule& rule) = 0;
     virtual void delete_rule(const Rule& rule) = 0;
+    /// The link-layer address of a host is known from now on.
+    virtual void set_neighbour(const std::string& link, const address& host, const MacAddress& mac) = 0;
     /// One without templates.
     virtual void add_policy(const XfrmPolicy& policy) = 0;
 

@@ -433,6 +433,7 @@ TEST_F(Laws, NoOperationNamesWhatIsNotOurs) {
             const bool is_tagged = link && link->ipv4.tag == kNovpnTag;
             return is_tagged || (op.on && link && !link->ipv4.tag && !link->ipv4.src_valid_mark);
         }
+        bool operator()(const ProbeNeighbour&) const { return false; }  // nothing of ours
         bool operator()(const ForgetNeighbour&) const { return false; } // what has failed is the kernel's to say
     };
     for_many_states([](Case& c, std::uint32_t) -> std::string {

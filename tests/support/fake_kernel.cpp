@@ -65,6 +65,8 @@ void FakeKernel::drop_routes_of(IfIndex link) {
 void FakeKernel::delete_link(const std::string& name) {
     IfIndex index = link_ref(name).index;
     drop_routes_of(index);
+    forget_neighbours(index);
+    std::erase_if(wifi_, [&](const WifiLink& wifi) { return wifi.link == index; });
     std::erase_if(addresses_, [&](const Address& a) { return a.link == index; });
     std::erase_if(links_, [&](const Link& l) { return l.index == index; });
 }
@@ -80,6 +82,7 @@ void FakeKernel::set_up(const std::string& name, bool up) {
     link.up = up;
     link.carrier = up;
     if (!up) {
+        forget_neighbours(link.index);
         drop_routes_of(link.index);
         std::erase_if(addresses_, [&](const Address& a) { return a.link == link.index && a.local.is_v6(); });
         return;
@@ -88,9 +91,29 @@ void FakeKernel::set_up(const std::string& name, bool up) {
         if (a.link == link.index) add_connected_route(a);
 }
 
+void FakeKernel::join(const std::string& name, const std::string& ssid, const MacAddress& bssid) {
+    const IfIndex link = link_ref(name).index;
+    std::erase_if(wifi_, [&](const WifiLink& wifi) { return wifi.link == link; });
+    wifi_.push_back({.link = link, .ssid = ssid, .bssid = ssid.empty() ? std::nullopt : std::optional(bssid)});
+}
+
+void FakeKernel::set_mac(const std::string& name, const address& host, std::optional<MacAddress> mac) {
+    const std::pair key(link_ref(name).index, host);
+    macs_.erase(key);
+    if (mac) macs_.emplace(key, *mac);
+}
+
+/// neigh_carrier_down in net/core/neighbour.c
+void FakeKernel::forget_neighbours(IfIndex link) {
+    std::erase_if(neighbours, [&](const Neighbour& known) {
+        return known.link == link && known.state != NeighbourState::permanent;
+    });
+}
+
 void FakeKernel::set_carrier(const std::string& name, bool carrier) {
     Link& link = link_ref(name);
     link.carrier = carrier;
+    if (!carrier) forget_neighbours(link.index);
     for (Route& route : routes_)
         if (route.link == link.index) route.link_down = !carrier;
 }
@@ -304,6 +327,14 @@ Expected<Observed> FakeKernel::observe(const Scope& scope) {
         bool stray = scope.strays && route.protocol == kNovpnProtocol;
         if (stray || std::ranges::find(tables, route.table) != tables.end()) observed.routes.push_back(route);
     }
+    for (const Neighbour& gateway : gateways_to_look_at(scope, observed.routes))
+        for (const Neighbour& known : neighbours)
+            if (known.link == gateway.link && known.host == gateway.host) observed.place_gateways.push_back(known);
+    if (scope.wifi)
+        for (WifiLink link : wifi_) {
+            if (!scope.bssids) link.bssid.reset();
+            observed.wifi.push_back(link);
+        }
     const auto destinations = telling_destinations(scope);
     for (const address& destination : destinations)
         observed.lookups.push_back({.destination = destination, .answer = lookup({.destination = destination})});
@@ -501,7 +532,25 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
             link->ipv4.tag = op.on ? kNovpnTag : 0;
             return {};
         }
-        Expected<void> operator()(const ForgetNeighbour&) { return {}; } // has no neighbours
+        Expected<void> operator()(const ForgetNeighbour& op) {
+            std::erase_if(kernel.neighbours, [&](const Neighbour& known) {
+                return known.link == op.neighbour.link && known.host == op.neighbour.host;
+            });
+            return {};
+        }
+        Expected<void> operator()(const ProbeNeighbour& op) {
+            auto same = [&](const Neighbour& n) { return n.link == op.neighbour.link && n.host == op.neighbour.host; };
+            auto known = std::ranges::find_if(kernel.neighbours, same);
+            if (known == kernel.neighbours.end())
+                known = kernel.neighbours.insert(known, {.link = op.neighbour.link, .host = op.neighbour.host});
+            auto answers = kernel.macs_.find({op.neighbour.link, op.neighbour.host});
+            known->mac.reset();
+            known->state = NeighbourState::incomplete;
+            if (answers == kernel.macs_.end()) return {};
+            known->mac = answers->second;
+            known->state = NeighbourState::reachable;
+            return {};
+        }
         Expected<void> operator()(const ChangeElements& op) {
             if (!kernel.nft_.present) return system_error(ENOENT, "changing elements");
             for (const auto& member : op.change.members_to_remove)

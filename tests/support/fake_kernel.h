@@ -79,6 +79,13 @@ class FakeKernel : public Kernel {
     const std::vector<XfrmPolicy>& policies() const { return policies_; }
     std::string link_name(IfIndex index) const;
 
+    /// iw dev NAME connect: into a network, or with an empty name out of it.
+    void join(const std::string& link, const std::string& ssid, const MacAddress& bssid);
+    /// The host answers with that address, from now on; nothing: it does not answer.
+    void set_mac(const std::string& link, const address& host, std::optional<MacAddress> mac);
+
+    std::vector<Neighbour> neighbours; ///< as far as the kernel has tried them
+
     std::vector<OpenSocket> open_sockets; ///< a test's to fill; EndSocket takes them away
 
     /// Called before each apply; an error it returns is the kernel's answer. For fault tests.
@@ -92,6 +99,7 @@ class FakeKernel : public Kernel {
     Link& link_ref(const std::string& name);
     void add_connected_route(const Address& a);
     void drop_routes_of(IfIndex link);
+    void forget_neighbours(IfIndex link);
 
     std::uint32_t next_index_ = 1;
     std::uint64_t next_cgroup_ = 1000;
@@ -105,6 +113,8 @@ class FakeKernel : public Kernel {
     std::map<std::string, std::uint64_t> cgroups_;
     SeenCgroups others_;
     std::map<std::string, std::vector<pid_t>> processes_;
+    std::vector<WifiLink> wifi_;
+    std::map<std::pair<IfIndex, address>, MacAddress> macs_; ///< of those that answer
     ObservedNft nft_;
     bool bpf_ = false;
     std::map<std::string, ObservedBirthMark> birth_marks_;

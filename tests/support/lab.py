@@ -79,7 +79,7 @@ bound | renew)
         ip address add "$ip/$mask" broadcast + dev "$interface"
     fi
     ip route replace default via "$router" dev "$interface" proto dhcp src "$ip" metric "$LAB_METRIC"
-    echo "nameserver $dns" > "$LAB/resolv.dhcp"
+    { echo "nameserver $dns"; [ -z "$domain" ] || echo "search $domain"; } > "$LAB/resolv.dhcp"
     "$LAB/resolvconf" ;;
 esac
 """

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
+#include <utility>
 
 namespace novpn::test {
 
@@ -64,6 +65,31 @@ UplinkSource to_source(const std::string& name) {
     for (auto source : {UplinkSource::networkd, UplinkSource::networkmanager, UplinkSource::lease, UplinkSource::ra})
         if (to_string(source) == name) return source;
     throw std::invalid_argument("no source " + name);
+}
+
+ResolverSource to_resolver_source(const std::string& name) {
+    for (auto source : {ResolverSource::resolved, ResolverSource::networkd, ResolverSource::networkmanager,
+                        ResolverSource::lease, ResolverSource::resolv_conf})
+        if (to_string(source) == name) return source;
+    throw std::invalid_argument("no source " + name);
+}
+
+MacAddress to_mac(const std::string& text) {
+    MacAddress mac;
+    for (std::size_t i = 0; i < mac.bytes.size(); ++i)
+        mac.bytes[i] = static_cast<std::uint8_t>(std::stoul(text.substr(3 * i, 2), nullptr, 16));
+    return mac;
+}
+
+/// Bytes as \x1b, and a blank as \x20.
+std::string unescaped(const std::string& text) {
+    std::string bytes;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        const bool is_escape = text.compare(i, 2, "\\x") == 0 && i + 4 <= text.size();
+        bytes += is_escape ? static_cast<char>(std::stoul(text.substr(i + 2, 2), nullptr, 16)) : text[i];
+        if (is_escape) i += 3;
+    }
+    return bytes;
 }
 
 Protocol to_protocol(const std::string& name) {
@@ -166,6 +192,7 @@ void Player::start_agent() {
     switches_.clear();
     AgentSetup setup{.cgroup_root = kCgroupRoot};
     setup.ask_sources = [this] { asked_ = true; };
+    setup.start_unit = [this](const std::string& unit) { started_.push_back(unit); };
     agent_ = std::make_unique<Agent>(kernel_, config_, std::move(setup));
 }
 
@@ -186,6 +213,16 @@ void Player::play(const std::string& text, const std::vector<std::string>& block
     if (what == "neighbour") return add_neighbour(words);
     if (what == "resolver") return change_resolvers(text);
     if (what == "nameserver") return change_name_servers(text);
+    if (what == "domain") return change_domains(text);
+    if (what == "search") return change_search(text);
+    if (what == "wifi") return change_wifi(words);
+    if (what == "mac") return change_mac(words);
+    if (what == "verdict") return expect(text, verdict(words[1]));
+    if (what == "started") {
+        std::string units;
+        for (const std::string& unit : std::exchange(started_, {})) units += " " + unit;
+        return expect(text, "started" + (units.empty() ? " nothing" : units));
+    }
     if (what == "dns") return expect(text, dns(words[1]));
     if (what == "agent") return run_agent(words);
     if (what == "on" || what == "off") return switch_class(words);
@@ -221,7 +258,7 @@ void Player::switch_class(const Words& words) {
         throw std::runtime_error(to_string(done.error()));
     switches_[words[1]] = words[0] == "on";
     if (!asked_) return;
-    agent_->heard(hints_);
+    agent_->heard(answer());
     run_pass();
 }
 
@@ -431,11 +468,7 @@ void Player::change_resolvers(const std::string& text) {
         known.clear();
         return tell_of_files();
     }
-    LinkResolvers said{.from = ResolverSource::resolved, .link = index_of(link)};
-    while (to_string(said.from) != source) {
-        if (said.from == ResolverSource::resolv_conf) throw std::invalid_argument("no source " + source);
-        said.from = static_cast<ResolverSource>(static_cast<int>(said.from) + 1);
-    }
+    LinkResolvers said{.from = to_resolver_source(source), .link = index_of(link)};
     while (words >> word) said.servers.push_back(boost::asio::ip::make_address(word));
     for (const Address& a : kernel_.addresses())
         if (a.link == said.link) said.networks.insert(prefix_of(a.local, a.prefix_length));
@@ -453,9 +486,64 @@ void Player::change_name_servers(const std::string& text) {
     tell_of_files();
 }
 
+/// domain SOURCE dev NAME DOMAIN…
+void Player::change_domains(const std::string& text) {
+    std::istringstream words(text);
+    std::string word, source, dev, link;
+    words >> word >> source >> dev >> link;
+    LinkResolvers said{.from = to_resolver_source(source), .link = index_of(link)};
+    while (words >> word) said.domains.push_back(word);
+    for (const Address& a : kernel_.addresses())
+        if (a.link == said.link) said.networks.insert(prefix_of(a.local, a.prefix_length));
+    hints_.name_servers.of_links.push_back(said);
+    tell_of_files();
+}
+
+/// search DOMAIN…
+void Player::change_search(const std::string& text) {
+    std::istringstream words(text);
+    std::string word;
+    words >> word;
+    hints_.name_servers.domains_of_machine.clear();
+    while (words >> word) hints_.name_servers.domains_of_machine.push_back(word);
+    tell_of_files();
+}
+
+/// wifi NAME joins SSID [bssid MAC], wifi NAME associates
+void Player::change_wifi(const Words& words) {
+    if (words[2] == "associates") return kernel_.join(words[1], "", {});
+    if (words[2] != "joins") throw std::invalid_argument("expected joins or associates");
+    kernel_.join(words[1], unescaped(words[3]), to_mac(words.after("bssid").value_or("02:00:00:00:00:01")));
+}
+
+/// mac ADDRESS dev NAME MAC|none
+void Player::change_mac(const Words& words) {
+    const address host = boost::asio::ip::make_address(words[1]);
+    kernel_.set_mac(words[3], host, words[4] == "none" ? std::nullopt : std::optional(to_mac(words[4])));
+}
+
+std::string Player::verdict(const std::string& site) const {
+    static constexpr const char* kWords[] = {"no", "unknown", "yes"};
+    for (const SiteVerdict& verdict : now().site.verdicts) {
+        if (verdict.name != site) continue;
+        std::string text = fmt::format("verdict {} {}", site, kWords[static_cast<std::size_t>(verdict.matches)]);
+        for (const std::string& key : verdict.failed) text += " " + key;
+        return text;
+    }
+    throw std::invalid_argument("no site " + site);
+}
+
+/// What the sources say now, and of what moment that is.
+Hints Player::answer() const {
+    Hints hints = hints_;
+    for (const Address& a : kernel_.addresses())
+        hints.name_servers.networks.insert({a.link, prefix_of(a.local, a.prefix_length)});
+    return hints;
+}
+
 /// As inotify on the files of the sources does, while they are of use.
 void Player::tell_of_files() {
-    if (agent_->desired() && agent_->desired()->asks_resolvers) agent_->heard(hints_);
+    if (agent_->desired() && agent_->desired()->asks_resolvers) agent_->heard(answer());
 }
 
 std::string Player::dns(const std::string& class_name) const {
@@ -480,7 +568,7 @@ void Player::run_agent(const Words& words) {
     asked_ = false;
     Pass pass = run_pass();
     if (asked_) {
-        agent_->heard(hints_);
+        agent_->heard(answer());
         pass = run_pass();
     }
     kernel_.refuse = nullptr;

@@ -50,6 +50,12 @@ class Player {
     void add_neighbour(const Words& words);
     void change_resolvers(const std::string& text);
     void change_name_servers(const std::string& text);
+    void change_domains(const std::string& text);
+    void change_search(const std::string& text);
+    void change_wifi(const Words& words);
+    void change_mac(const Words& words);
+    std::string verdict(const std::string& site) const;
+    Hints answer() const;
     void tell_of_files();
     std::string dns(const std::string& class_name) const;
     void run_agent(const Words& words);
@@ -68,8 +74,9 @@ class Player {
     std::map<std::string, bool> switches_;
     Clock::time_point clock_ = Clock::now(); ///< a pass is a second after the one before
     std::vector<std::string> plan_;
-    Hints hints_;        ///< what the sources answer
-    bool asked_ = false; ///< by the last pass
+    Hints hints_;                      ///< what the sources answer
+    bool asked_ = false;               ///< by the last pass
+    std::vector<std::string> started_; ///< units, since they were last asked for
 };
 
 /// Plays a file; what does not hold, each as FILE:LINE: what.

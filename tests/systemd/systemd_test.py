@@ -164,6 +164,21 @@ class Package(machine.MachineTest):
         self.machine.run("sh", "-c", f"rm {drop_in}; systemctl daemon-reload; systemctl restart novpnd")
         self.wait_for_uplink()
 
+    def test_08b_a_site_has_systemd_start_a_unit(self):
+        """By the system bus, with the rights of the unit, and with polkit where this machine has it."""
+        unit = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n"
+        config = "sites:\n  - {name: home, match: {network: 192.168.10.0/24}, on_enter: arrived@home.service, on_leave: nowhere.service}\n"
+        self.machine.run("sh", "-ec", f"printf '{unit}' > /etc/systemd/system/arrived@.service; systemctl daemon-reload; "
+                                      f"printf '{config}' > /etc/novpn/conf.d/sites.yaml; novpn reload")
+        self.addCleanup(self.machine.run, "sh", "-c", "rm -f /etc/novpn/conf.d/sites.yaml /etc/systemd/system/arrived@.service; novpn reload")
+        the_lab.wait_until(lambda: self.machine.show("ActiveState", "arrived@home.service") == "active", 20, "the unit of home",
+                           self.machine.journal)
+        self.assertEqual([w for w in self.status()["warnings"] if "unit" in w["code"]], [])
+        # One that is not there is said, and nothing else.
+        self.machine.run("sh", "-ec", "printf 'sites:\n  - {name: home, match: {network: 10.99.0.0/24}}\n' > /etc/novpn/conf.d/sites.yaml; novpn reload")
+        the_lab.wait_until(lambda: [w["text"] for w in self.status()["warnings"] if w["code"] == "unit nowhere.service"], 20,
+                           "a warning", self.machine.journal)
+
     def test_09_down_is_final_and_a_stop_leaves_nothing(self):
         for command in (["novpn", "down"], ["systemctl", "stop", "novpnd"]):
             with self.subTest(command[0]):

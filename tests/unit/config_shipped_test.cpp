@@ -319,6 +319,11 @@ const Names kBeyondASchema{"bad_class_without_mark",
                            "bad_user_root",
                            "bad_cgroup_dots",
                            "bad_site_class",
+                           "bad_site_dns_by_nft",
+                           "bad_site_ssid_unwritten",
+                           "bad_site_template",
+                           "bad_site_unreachable_ssid",
+                           "bad_site_user_in_two",
                            "bad_site_unreachable",
                            "bad_site_without_match"};
 

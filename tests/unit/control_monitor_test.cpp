@@ -48,6 +48,7 @@ TEST_F(MonitorTest, TellsWhatIsAndThenEachEvent) {
                                        {"omitted", 0},
                                        {"reaction_us", nullptr},
                                        {"summary", "All is well."},
+                                       {"site", nullptr},
                                        {"lost", 0}}));
     happen(event("link tun0"));
     happen(event("resync", {}));

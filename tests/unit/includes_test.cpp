@@ -69,6 +69,7 @@ TEST(Includes, AThirdPartyLibraryHasOneFolder) {
     const std::vector<std::pair<std::string, std::string>> homes{
         {"netlink/addr", "netlink"},
         {"netlink/attr", "netlink"},
+        {"netlink/genl/", "netlink"},
         {"netlink/msg", "netlink"},
         {"netlink/netlink", "netlink"},
         {"netlink/route/", "netlink"},

@@ -173,7 +173,8 @@ lease {
     EXPECT_EQ(leases[0].lease, (Lease{.local = ip("192.168.10.50"),
                                       .gateway = ip("192.168.10.1"),
                                       .expires = WallClock::from_time_t(1795475930),
-                                      .resolvers = {ip("192.168.10.3"), ip("192.168.10.4")}}));
+                                      .resolvers = {ip("192.168.10.3"), ip("192.168.10.4")},
+                                      .domains = {"fixed-address"}}));
     auto with_expiry = [&](const std::string& when) {
         std::string changed = text;
         return parse_dhclient_leases(changed.replace(changed.find("epoch 1795475930"), 16, when));
@@ -210,6 +211,44 @@ TEST(DhcpcdLease, IsAnAcknowledgement) {
     request[0] = 1;
     EXPECT_EQ(parse_dhcpcd_lease(bytes_of(offer), kWritten), std::nullopt);
     EXPECT_EQ(parse_dhcpcd_lease(bytes_of(request), kWritten), std::nullopt);
+}
+
+TEST(SearchDomains, AreWhatEachClientWritesDown) {
+    using Domains = std::vector<std::string>;
+    EXPECT_EQ(parse_networkd_lease("ADDRESS=192.168.10.50\nROUTER=192.168.10.1\nLIFETIME=60\nDOMAINNAME=Corp.Example.\n"
+                                   "DOMAIN_SEARCH_LIST=eu.corp.example corp.example\n",
+                                   kWritten)
+                  ->domains,
+              (Domains{"corp.example", "eu.corp.example"}));
+    const auto dhclient =
+        parse_dhclient_leases("lease { interface \"eth0\"; fixed-address 10.0.0.5; option routers 10.0.0.1; option "
+                              "domain-name \"corp.example\"; "
+                              "option domain-search \"eu.corp.example\", \"us.corp.example.\"; expire never; }");
+    EXPECT_EQ(dhclient.at(0).lease.domains, (Domains{"corp.example", "eu.corp.example", "us.corp.example"}));
+    EXPECT_EQ(parse_networkmanager_lease({{"ip_address", "10.0.0.5"},
+                                          {"routers", "10.0.0.1"},
+                                          {"domain_name", "corp.example"},
+                                          {"domain_search", "eu.corp.example us.corp.example"}})
+                  ->domains,
+              (Domains{"corp.example", "eu.corp.example", "us.corp.example"}));
+    // RFC 3397: eu.corp.example, then us and a pointer to where corp begins; and one that leads round in a circle.
+    std::string message = example("dhcpcd");
+    message.resize(message.rfind('\xff'));
+    const auto with_option = [&](const std::string& list) {
+        return parse_dhcpcd_lease(bytes_of(message + '\x77' + static_cast<char>(list.size()) + list + '\xff'), kWritten)
+            ->domains;
+    };
+    const std::string first("\2eu\4corp\7example\0", 17);
+    EXPECT_EQ(with_option(first + std::string("\2us\xc0\3", 5)), (Domains{"eu.corp.example", "us.corp.example"}));
+    EXPECT_EQ(with_option(std::string("\1a\xc0\0", 4)), Domains{});
+    EXPECT_EQ(with_option(std::string("\x3f"
+                                      "a",
+                                      2)),
+              Domains{});
+    EXPECT_EQ(parse_domains("Corp.Example, ~route.example a..b/c -"), (Domains{"corp.example", "-"}));
+    EXPECT_EQ(
+        parse_search_domains("domain old.example\n# search no.example\nsearch a.example  B.example\nnameserver ::1\n"),
+        (Domains{"a.example", "b.example"}));
 }
 
 /// Whatever a byte becomes: a value or none; the sanitizers say the rest.
