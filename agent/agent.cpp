@@ -21,6 +21,7 @@ Scope scope_of(const Config& wanted, const std::string& cgroup_root, Depth depth
     scope.tunnels = config.tunnels.links;
     if (scope.strays) scope.cgroup_root = cgroup_root;
     scope.others = selects_cgroups(config);
+    scope.net_cls = config.marking == Marking::net_cls;
     for (const ClassConfig& c : config.classes) {
         scope.tables.push_back(c.table);
         scope.cgroups.push_back(cgroup_of(c, cgroup_root));
@@ -32,7 +33,7 @@ Scope scope_of(const Config& wanted, const std::string& cgroup_root, Depth depth
 bool same_steering(const Desired& a, const Desired& b) {
     return a.routes == b.routes && a.rules == b.rules && a.policies == b.policies && a.cgroups == b.cgroups &&
            a.nft == b.nft && a.src_valid_mark == b.src_valid_mark && a.birth_marks == b.birth_marks &&
-           a.redirects == b.redirects;
+           a.redirects == b.redirects && a.net_cls == b.net_cls;
 }
 
 /// The same rules, wherever they stand: no class is new, gone or renumbered.
@@ -64,9 +65,17 @@ std::string first_line(std::string text) {
     return text;
 }
 
+/// Marks at birth and redirects: dispensable where the kernel refuses them, and put back where it does not.
+bool is_of_bpf(const Operation& operation) {
+    return std::holds_alternative<PinBirthMark>(operation) || std::holds_alternative<AttachBirthMark>(operation) ||
+           std::holds_alternative<PinRedirect>(operation) || std::holds_alternative<SetResolvers>(operation) ||
+           std::holds_alternative<AttachRedirect>(operation);
+}
+
 struct Applied {
     std::vector<std::string> operations; ///< as their text
-    std::optional<Error> failure;        ///< the first
+    bool bpf_refused = false;
+    std::optional<Error> failure; ///< the first
 };
 
 /// How what is done is told.
@@ -122,6 +131,7 @@ Applied apply_all(Kernel& kernel, const Plan& plan, const Observed& observed, st
         const bool has_ended = attaches && done.error().code == std::errc::no_such_file_or_directory;
         log_line(has_ended ? LogTone::debug : LogTone::warning,
                  fmt::format("{}: {}: {}", cause, text, to_string(done.error())), telling.fields);
+        applied.bpf_refused = applied.bpf_refused || is_of_bpf(operation);
         if (is_dispensable(operation)) continue;
         if (!applied.failure) applied.failure = done.error();
         if (!to_the_end) break;
@@ -173,7 +183,7 @@ Scope Agent::scope(Depth depth) const {
     Scope scope = scope_of(config_, setup_.cgroup_root, depth);
     scope.attached = attached_;
     scope.gateways = remembered_gateways(memory_);
-    scope.others = scope.others || setup_.class_slices;
+    scope.others = scope.others || uses_class_slices();
     return scope;
 }
 
@@ -182,7 +192,7 @@ Expected<Observed> Agent::look(Depth depth) {
     if (!observed) return observed;
     ask_about_users(managers_in(observed->others));
     observed->allowed_users = allowed_users();
-    observed->class_slices = setup_.class_slices;
+    observed->class_slices = uses_class_slices();
     observed->name_servers = name_servers_;
     observed->heard = heard_;
     return observed;
@@ -216,11 +226,11 @@ void Agent::forget_refused_users() {
 }
 
 bool Agent::heard_of_cgroups(const SeenCgroups& seen, std::string_view cause) {
-    if (released_ || !desired_ || (!setup_.class_slices && !selects_cgroups(config_))) return false;
+    if (released_ || !desired_ || (!uses_class_slices() && !selects_cgroups(config_))) return false;
     ask_about_users(managers_in(seen));
     std::map<std::string, MatchedCgroup> before;
     for (const auto& [_, decision] : desired_->classes) before.insert(decision.matched.begin(), decision.matched.end());
-    auto now = matched_cgroups(config_at(desired_->site, desired_->place), seen, allowed_users(), setup_.class_slices);
+    auto now = matched_cgroups(config_at(desired_->site, desired_->place), seen, allowed_users(), uses_class_slices());
     std::erase_if(now, [&](const auto& found) {
         auto of_class = desired_->classes.find(found.second.class_name);
         return of_class != desired_->classes.end() && of_class->second.state == ClassState::off;
@@ -347,9 +357,10 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
     ask_sources(*observed, desired, since);
     Plan plan = diff(*observed, desired);
 
-    // A copied route that the kernel keeps refusing is no repair.
+    // A copied route or a program that the kernel keeps refusing is no repair.
+    auto puts_back = [&](const Operation& op) { return !is_dispensable(op) || (is_of_bpf(op) && !bpf_refused_); };
     bool repair = !incomplete_ && answered_.empty() && same_steering(*desired_, desired) &&
-                  !std::ranges::all_of(plan, is_dispensable);
+                  std::ranges::any_of(plan, puts_back);
     if (repair && repairs == Repairs::in_budget) {
         if (auto wait = repairs_left_.take(since)) {
             pass.wait = wait;
@@ -385,6 +396,7 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
     shown_.birth_marks.directory = observed->birth_marks.directory;
     pass.operations = applied.operations.size();
     pass.failure = applied.failure;
+    bpf_refused_ = applied.bpf_refused;
     if (repair) ++repairs_;
     incomplete_ = pass.failure.has_value();
     if (!incomplete_) attached_.clear();
@@ -535,6 +547,7 @@ std::set<std::uint64_t> Agent::ids_that_leave(const ClassDecision& before, const
 Plan Agent::sockets_to_end(const Desired& after) {
     if (!after.site.known) return {};
     std::set<std::uint64_t> cgroups;
+    std::set<std::uint32_t> classids;
     std::vector<ClassDecision> selectors; // those that are gone
     for (const auto& [name, before] : classes_left_) {
         auto now = after.classes.find(name);
@@ -543,13 +556,16 @@ Plan Agent::sockets_to_end(const Desired& after) {
         bool leaves = before.state != ClassState::off && !goes_on;
         if (before.on_leave != OnLeave::end) continue;
         if (leaves) cgroups.merge(kernel_.cgroup_ids(before.cgroup));
+        // With another class id the members stay, and have it from now on.
+        if (before.classid && before.state != ClassState::off && (leaves || !now->second.classid))
+            classids.insert(*before.classid);
         cgroups.merge(ids_that_leave(before, after));
         if (before.state != ClassState::off)
             selectors.push_back(selectors_gone(before, goes_on ? &now->second : nullptr));
     }
     std::erase_if(selectors, [](const ClassDecision& gone) { return gone.users.empty() && gone.destinations.empty(); });
     Plan plan;
-    if (cgroups.empty() && selectors.empty()) return plan;
+    if (cgroups.empty() && classids.empty() && selectors.empty()) return plan;
     auto sockets = kernel_.sockets();
     if (!sockets) {
         spdlog::warn("ending the sockets of a class that is off: {}", to_string(sockets.error()));
@@ -557,7 +573,8 @@ Plan Agent::sockets_to_end(const Desired& after) {
     }
     for (const OpenSocket& socket : *sockets) {
         auto is_selected = [&](const ClassDecision& gone) { return selects(gone, socket); };
-        bool ends = cgroups.contains(socket.cgroup_id) || std::ranges::any_of(selectors, is_selected);
+        bool ends = cgroups.contains(socket.cgroup_id) || classids.contains(socket.classid) ||
+                    std::ranges::any_of(selectors, is_selected);
         if (ends && leaves_this_machine(socket)) plan.push_back(EndSocket{socket});
     }
     return plan;

@@ -7,6 +7,7 @@
 #include "agent/kernel.h"
 #include "agent/log.h"
 #include "agent/mirror.h"
+#include "agent/passage.h"
 #include "agent/service.h"
 #include "agent/settle.h"
 #include "agent/status.h"
@@ -137,6 +138,9 @@ class Agent : public Service {
     Expected<void> take_config();
     bool is_at_the_same_site() const;
     Config config_at(const SiteDecision& site, const Place& place) const; ///< with the switches applied
+    /// Who is put in a class goes to net_cls, and systemd's slices say nothing.
+    bool places_by_net_cls() const { return config_.marking == Marking::net_cls; }
+    bool uses_class_slices() const { return setup_.class_slices && !places_by_net_cls(); }
     Desired decide_at_site(const Observed& observed) const;
     Scope scope(Depth depth) const;
     Expected<Observed> look(Depth depth);
@@ -148,10 +152,12 @@ class Agent : public Service {
         std::string class_name;
         std::string selector;
         std::string cgroup;
+        bool by_net_cls = false; ///< then the cgroup is one of that hierarchy
     };
     /// By the nearest of the cgroups that the process is in.
     std::optional<Membership> membership_of(pid_t pid);
     /// The class's slice that the process is in, whether or not it is steered yet.
+    Expected<Placed> place_by_net_cls(const ClassConfig& c, pid_t pid);
     std::optional<std::string> class_slice_of(const std::string& class_name, pid_t pid);
     /// This very cgroup, and not a former one of its name, is in the class.
     bool is_taken_in(const std::string& class_name, const std::string& cgroup);
@@ -166,6 +172,7 @@ class Agent : public Service {
     void watch_gateways_of(const Place& place);
     void start_units(std::string_view cause);
     StatusFacts facts();
+    std::optional<std::string> find_firewall(const StatusFacts& facts);
     std::optional<std::string> find_astray(const StatusFacts& facts);
     const ClassConfig* find_class(const std::string& name) const;
 
@@ -198,6 +205,7 @@ class Agent : public Service {
     Observed shown_;                 ///< of the last pass, what operations on cgroups are told with
     std::set<std::string> attached_; ///< cgroups of others that a BPF program of ours may be on
     bool incomplete_ = true;         ///< the last pass did not make the kernel what is desired
+    bool bpf_refused_ = false;       ///< the kernel refused a program in the last pass
     bool released_ = false;
     Budget repairs_left_{10, 1};
     Budget moves_left_{200, 10}; ///< of our rules before a rival's: wg-quick costs four, and two back
@@ -205,6 +213,7 @@ class Agent : public Service {
     std::uint64_t untold_ = 0;
     std::uint64_t repairs_ = 0;
     std::optional<std::chrono::microseconds> last_reaction_;
+    std::map<std::string, Passage> passages_;     ///< by class: whether somebody's firewall drops what it sends
     std::map<std::string, std::string> warnings_; ///< code → text, until the cause is gone
     Subscriber subscriber_;
 };

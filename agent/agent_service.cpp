@@ -49,8 +49,8 @@ std::optional<std::string> find_dns_problem(const StatusFacts& facts) {
         if (!c.enabled || c.dns != Dns::uplink) continue;
         if (!can_redirect(facts.observed, facts.config))
             return fmt::format("Class {} asks the VPN's name servers, not its uplink's (dns: uplink): {}.", c.name,
-                               facts.config.marking == Marking::nft ? "marking is nft, and only BPF redirects"
-                                                                    : facts.observed.redirects.unavailable);
+                               !marks_by_bpf(facts.config.marking) ? "marking is nft or net_cls, and only BPF redirects"
+                                                                   : facts.observed.redirects.unavailable);
         const ClassDecision& decision = facts.desired->classes.at(c.name);
         if (decision.state == ClassState::steering && decision.dns.state == DnsState::none)
             return fmt::format("Class {} cannot resolve names: neither systemd-resolved, systemd-networkd, "
@@ -102,6 +102,7 @@ StatusFacts Agent::facts() {
         facts.warnings["cgroups"] = "Not all programs that are selected are found: " + facts.observed.others_problem;
     if (auto packets = kernel_.packets()) facts.packets = std::move(*packets);
     if (auto astray = find_astray(facts)) facts.warnings[kRuleOrderWarning] = *astray;
+    if (auto firewall = find_firewall(facts)) facts.warnings[kFirewallWarning] = *firewall;
     if (auto problem = find_dns_problem(facts)) facts.warnings["dns"] = *problem;
     if (auto lost = find_lost_replies(facts)) facts.warnings["rp_filter"] = *lost;
     if (auto policy = find_impassable(facts)) facts.warnings[kPolicyWarning] = *policy;
@@ -112,6 +113,29 @@ StatusFacts Agent::facts() {
                     "No preference is left before the {} rule '{}' of {}; the guard drops what it leads astray.",
                     to_string(family), to_string(order.ahead.front()), owner_of(order.ahead.front()));
     return facts;
+}
+
+/// Whose firewall drops what a class sends, as a sentence; counters are the evidence, rules tell the name only.
+std::optional<std::string> Agent::find_firewall(const StatusFacts& facts) {
+    const auto counts = kernel_.flow_counts();
+    if (!facts.desired || !counts) return std::nullopt;
+    std::erase_if(passages_, [&](const auto& passage) { return !counts->contains(passage.first); });
+    for (const auto& [name, count] : *counts) passages_[name].take(count);
+    for (const ClassConfig& c : facts.config.classes) {
+        const auto passage = passages_.find(c.name);
+        if (passage == passages_.end() || !passage->second.is_blocked()) continue;
+        if (facts.desired->classes.at(c.name).state != ClassState::steering) continue;
+        const auto firewalls = kernel_.firewalls();
+        // Without one now, there was one.
+        if (!firewalls || firewalls->empty()) return std::nullopt;
+        std::vector<std::string> names;
+        for (const Firewall& firewall : likeliest(*firewalls)) names.push_back(to_string(firewall));
+        const auto& [sent, arrived] = passage->second.last();
+        return fmt::format("Class {} is held up: the firewall in {} drops what its programs send ({} of the last {} "
+                           "new connections). Let mark {} pass there; 'sudo novpn doctor' has the command.",
+                           c.name, fmt::join(names, " or "), sent - arrived, sent, to_string(c.mark));
+    }
+    return std::nullopt;
 }
 
 /// Asks the kernel where members' packets go: by a rule that stands before ours they may go elsewhere.
@@ -152,7 +176,12 @@ boost::json::object Agent::status(const Caller& caller) {
         }
         return members;
     };
-    for (const ClassConfig& c : now.config.classes) now.members[c.name] = members_in(cgroup_of(c, setup_.cgroup_root));
+    for (const ClassConfig& c : now.config.classes) {
+        now.members[c.name] = members_in(cgroup_of(c, setup_.cgroup_root));
+        if (c.classid)
+            now.net_cls_members[c.name] =
+                visible_processes(kernel_.net_cls_processes(cgroup_of(c, setup_.cgroup_root)), caller).size();
+    }
     for (const auto& [_, decision] : now.desired ? now.desired->classes : std::map<std::string, ClassDecision>{})
         for (const auto& [path, matched] : decision.matched)
             // What another user runs is not told.
@@ -196,6 +225,7 @@ Expected<Placed> Agent::place(const std::string& class_name, pid_t pid) {
     if (pass.wait)
         return system_error(EAGAIN, "placing in class " + class_name,
                             "another program keeps removing what steers it; see 'novpn status'");
+    if (places_by_net_cls()) return place_by_net_cls(*c, pid);
     const bool stays = slice && is_taken_in(class_name, *slice);
     std::string cgroup = stays ? *slice : cgroup_of(*c, setup_.cgroup_root);
     if (!stays)
@@ -208,8 +238,21 @@ Expected<Placed> Agent::place(const std::string& class_name, pid_t pid) {
     return Placed{.old_sockets = held_by(pid, *sockets, kernel_.cgroup_ids(cgroup), false).size()};
 }
 
+/// The kernel tags the open sockets of the process anew, so that none can be told from a later one: counted before.
+Expected<Placed> Agent::place_by_net_cls(const ClassConfig& c, pid_t pid) {
+    const std::string cgroup = cgroup_of(c, setup_.cgroup_root);
+    const auto before = kernel_.net_cls_of(pid);
+    const bool is_inside = before == cgroup || (before && before->starts_with(cgroup + "/"));
+    auto sockets = kernel_.sockets();
+    if (!sockets) warn(to_string(sockets.error()));
+    const std::size_t open = sockets && !is_inside ? held_by(pid, *sockets, {}, false).size() : 0;
+    if (is_inside) return Placed{};
+    if (auto moved = kernel_.place_in_net_cls(cgroup, pid); !moved) return tl::make_unexpected(moved.error());
+    return Placed{.old_sockets = open};
+}
+
 std::optional<std::string> Agent::class_slice_of(const std::string& class_name, pid_t pid) {
-    if (!setup_.class_slices) return std::nullopt;
+    if (!uses_class_slices()) return std::nullopt;
     const auto cgroup = kernel_.cgroup_of(pid);
     return cgroup ? class_slice_above(*cgroup, class_name) : std::nullopt;
 }
@@ -223,16 +266,21 @@ bool Agent::is_taken_in(const std::string& class_name, const std::string& cgroup
 }
 
 std::optional<Agent::Membership> Agent::membership_of(pid_t pid) {
+    if (places_by_net_cls())
+        if (const auto of = kernel_.net_cls_of(pid))
+            for (const ClassConfig& c : config_.classes)
+                if (const std::string own = cgroup_of(c, setup_.cgroup_root); *of == own || of->starts_with(own + "/"))
+                    return Membership{c.name, kByRun, own, true};
     auto cgroup = kernel_.cgroup_of(pid);
     if (!cgroup) return std::nullopt;
     for (std::string path = *cgroup; !path.empty();) {
         for (const ClassConfig& c : config_.classes)
-            if (path == cgroup_of(c, setup_.cgroup_root)) return Membership{c.name, kByRun, path};
+            if (path == cgroup_of(c, setup_.cgroup_root)) return Membership{c.name, kByRun, path, false};
         for (const auto& [_, decision] : desired_ ? desired_->classes : std::map<std::string, ClassDecision>{})
             if (auto found = decision.matched.find(path); found != decision.matched.end()) {
                 const auto& [name, selector, _id] = found->second;
                 const bool is_own = path.ends_with("/" + class_slice(name)) && is_run_scope(*cgroup, path);
-                return Membership{name, is_own ? kByRun : selector, path};
+                return Membership{name, is_own ? kByRun : selector, path, false};
             }
         const auto slash = path.rfind('/');
         path.resize(slash == std::string::npos ? 0 : slash);
@@ -266,9 +314,12 @@ Expected<Released> Agent::release(pid_t pid) {
     if (!sockets) return tl::make_unexpected(sockets.error());
     auto inside = kernel_.cgroup_ids(membership->cgroup);
     // Where it came from is not known any more; the root of the tree takes every process.
-    if (auto moved = kernel_.place("", pid); !moved) return tl::make_unexpected(moved.error());
+    const auto moved = membership->by_net_cls ? kernel_.place_in_net_cls("", pid) : kernel_.place("", pid);
+    if (!moved) return tl::make_unexpected(moved.error());
     Released released{.class_name = *name};
-    for (const OpenSocket& socket : held_by(pid, *sockets, inside, true)) {
+    // In net_cls all its sockets have the class id.
+    const auto held = membership->by_net_cls ? held_by(pid, *sockets, {}, false) : held_by(pid, *sockets, inside, true);
+    for (const OpenSocket& socket : held) {
         bool ended = c->on_leave == OnLeave::end && kernel_.apply(EndSocket{socket});
         ++(ended ? released.ended : released.kept);
     }

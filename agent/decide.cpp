@@ -208,7 +208,7 @@ void add_steering(Desired& desired, ClassMarking& marking, const ClassConfig& c,
 }
 
 bool marks_at_birth(const Observed& observed, const Config& config) {
-    return config.marking != Marking::nft && observed.birth_marks.unavailable.empty();
+    return marks_by_bpf(config.marking) && observed.birth_marks.unavailable.empty();
 }
 
 /// On the cgroups where sockets get the mark that it goes by.
@@ -270,6 +270,12 @@ void add_class(Desired& desired, const ClassConfig& c, const Observed& observed,
     }
     if (c.enabled && c.dns == Dns::uplink) add_redirect(desired, decision, c, observed, config);
     desired.cgroups.push_back(decision.cgroup);
+    if (config.marking == Marking::net_cls && c.classid) {
+        decision.classid = c.classid;
+        desired.net_cls.mount = config.net_cls_mount;
+        desired.net_cls.cgroups[decision.cgroup] = *c.classid;
+        if (c.enabled) marking.classid = c.classid;
+    }
     desired.nft.classes.push_back(std::move(marking));
     desired.classes[c.name] = std::move(decision);
 }
@@ -396,6 +402,9 @@ std::vector<std::string> conflicts(const Observed& observed, const Config& confi
     if (config.marking == Marking::bpf && !observed.birth_marks.unavailable.empty())
         found.push_back(
             fmt::format("marking is bpf, and cannot be: {}; or choose auto or nft", observed.birth_marks.unavailable));
+    if (config.marking == Marking::net_cls && !observed.net_cls.unavailable.empty())
+        found.push_back(
+            fmt::format("marking is net_cls, and cannot be: {}; or choose auto", observed.net_cls.unavailable));
     LinkNames names{&observed.links};
     bool starts_anew = std::ranges::find(observed.rules, kNovpnProtocol, &Rule::protocol) == observed.rules.end();
     for (const ClassConfig& c : config.classes) {
@@ -420,6 +429,11 @@ std::vector<std::string> conflicts(const Observed& observed, const Config& confi
                                         "preference",
                                         c.preference.value, c.name, to_string(same->family), owner_of(*same),
                                         to_string(*same)));
+        for (const auto& [path, classid] : observed.net_cls.others)
+            if (classid == c.classid)
+                found.push_back(fmt::format("classid {:#x} of class {} is that of the cgroup {}/{}; choose another "
+                                            "classid, or remove that cgroup",
+                                            classid, c.name, observed.net_cls.mount, path));
         for (const XfrmPolicy& policy : observed.policies) {
             if (owned_by_us(policy) || !policy.mark || !meet(*policy.mark, c.mark)) continue;
             found.push_back(fmt::format("mark {} of class {} meets the IPsec policy '{}'; choose another mark",

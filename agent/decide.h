@@ -42,6 +42,7 @@ struct ClassDecision {
     std::set<std::uint32_t> users;                ///< none where it is off
     std::vector<Prefix> destinations;             ///< none where it is off
     std::map<std::string, MatchedCgroup> matched; ///< cgroups of others, by path; none where it is off
+    std::optional<std::uint32_t> classid;         ///< in net_cls, of its cgroup there
     DnsDecision dns;                              ///< in force; `vpn` where the config's `uplink` cannot be done
     bool operator==(const ClassDecision&) const = default;
 };
@@ -68,6 +69,7 @@ struct Desired {
     std::map<std::string, ClassBirthMark> birth_marks; ///< by class, those whose sockets are marked when they are made
     std::map<std::string, ClassRedirect> redirects;    ///< by class, those whose names are their uplink's
     std::vector<Neighbour> asked_gateways;             ///< whose link-layer address is to be found out, for the site
+    NetClsSteering net_cls;
 
     Memory memory; ///< for the next decision
     bool operator==(const Desired&) const = default;

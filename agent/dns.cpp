@@ -73,7 +73,7 @@ std::string to_string(DnsState state) {
 }
 
 bool can_redirect(const Observed& observed, const Config& config) {
-    return config.marking != Marking::nft && observed.birth_marks.unavailable.empty() &&
+    return marks_by_bpf(config.marking) && observed.birth_marks.unavailable.empty() &&
            observed.redirects.unavailable.empty();
 }
 

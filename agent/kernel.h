@@ -3,6 +3,7 @@
 
 #include "agent/plan.h"
 #include "netlink/error.h"
+#include "rules/firewall.h"
 
 #include <sys/types.h>
 
@@ -20,6 +21,10 @@ class Kernel {
     virtual Expected<Lookup> lookup(const address& destination, std::optional<Mark> mark) = 0;
     /// Packets of each class since its structure was made, by class name.
     virtual Expected<std::map<std::string, PacketCounts>> packets() = 0;
+    /// First packets of flows of each class, by class name.
+    virtual Expected<std::map<std::string, FlowCounts>> flow_counts() = 0;
+    /// Of others, which may drop what leaves this machine.
+    virtual Expected<std::vector<Firewall>> firewalls() = 0;
     /// Open sockets of this network namespace.
     virtual Expected<std::vector<OpenSocket>> sockets() = 0;
     /// Ids of a cgroup and of all below it: members may make cgroups of their own. Empty when it does not exist.
@@ -30,6 +35,11 @@ class Kernel {
     virtual Expected<void> place(const std::string& cgroup, pid_t pid) = 0;
     /// Processes in a cgroup of ours and below it; empty when it does not exist.
     virtual std::vector<pid_t> processes(const std::string& cgroup) = 0;
+
+    // The same of the hierarchy of net_cls.
+    virtual std::optional<std::string> net_cls_of(pid_t pid) = 0;
+    virtual Expected<void> place_in_net_cls(const std::string& cgroup, pid_t pid) = 0;
+    virtual std::vector<pid_t> net_cls_processes(const std::string& cgroup) = 0;
 };
 
 } // namespace novpn

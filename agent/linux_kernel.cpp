@@ -27,16 +27,18 @@ Expected<LinuxKernel> LinuxKernel::open() {
     if (!cgroup_watch) return tl::make_unexpected(cgroup_watch.error());
     auto wifi = WifiSocket::open();
     if (!wifi) return tl::make_unexpected(wifi.error());
+    auto removal_watch = RemovalWatch::open();
+    if (!removal_watch) return tl::make_unexpected(removal_watch.error());
     auto settings = Sysctls::open();
     if (!settings) return tl::make_unexpected(settings.error());
     return LinuxKernel(std::move(*settings), std::move(*routing), std::move(*nft), std::move(*cgroups),
                        std::move(*xfrm), std::move(birth_marks), std::move(redirects), std::move(*cgroup_watch),
-                       std::move(*wifi), std::move(*root));
+                       std::move(*removal_watch), std::move(*wifi), std::move(*root));
 }
 
 LinuxKernel::LinuxKernel(Sysctls settings, RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm,
-                         BirthMarks birth_marks, Redirects redirects, CgroupWatch cgroup_watch, WifiSocket wifi,
-                         std::string cgroup_root)
+                         BirthMarks birth_marks, Redirects redirects, CgroupWatch cgroup_watch,
+                         RemovalWatch removal_watch, WifiSocket wifi, std::string cgroup_root)
     : settings_(std::move(settings))
     , routing_(std::move(routing))
     , nft_(std::move(nft))
@@ -45,8 +47,10 @@ LinuxKernel::LinuxKernel(Sysctls settings, RouteSocket routing, Nft nft, CgroupT
     , birth_marks_(std::move(birth_marks))
     , redirects_(std::move(redirects))
     , cgroup_watch_(std::make_unique<CgroupWatch>(std::move(cgroup_watch)))
+    , removal_watch_(std::make_unique<RemovalWatch>(std::move(removal_watch)))
     , wifi_(std::move(wifi))
-    , cgroup_root_(std::move(cgroup_root)) {}
+    , cgroup_root_(std::move(cgroup_root))
+    , net_cls_(cgroup_root_) {}
 
 namespace {
 
@@ -124,6 +128,7 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
         for (const std::string& child : cgroups_.children(scope.cgroup_root)) paths.push_back(child);
     for (const std::string& path : paths)
         if (auto id = cgroups_.id(path)) observed.cgroups[path] = *id;
+    if (scope.net_cls || scope.strays) observed.net_cls = net_cls_.observe();
     auto nft = nft_.observe();
     if (!nft) return tl::make_unexpected(nft.error());
     observed.nft = std::move(*nft);
@@ -136,7 +141,28 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
     }
     observed.birth_marks = birth_marks_.observe(paths);
     observed.redirects = redirects_.observe(paths);
+    follow(observed);
     return observed;
+}
+
+/// What of ours is in files, of which no netlink tells: cgroups, class ids, pins.
+void LinuxKernel::follow(const Observed& observed) const {
+    std::set<std::string> directories{cgroups_.mount() + "/" + cgroup_root_};
+    std::set<std::string> files;
+    if (!observed.birth_marks.directory.empty()) directories.insert(observed.birth_marks.directory);
+    if (!observed.net_cls.mount.empty()) {
+        directories.insert(observed.net_cls.mount + "/" + cgroup_root_);
+        for (const auto& [path, _] : observed.net_cls.ours)
+            files.insert(NetCls::classid_file(observed.net_cls.mount, path));
+    }
+    removal_watch_->follow(directories, files);
+}
+
+Expected<std::vector<Firewall>> LinuxKernel::firewalls() {
+    auto found = nft_.firewalls();
+    if (!found) return found;
+    std::ranges::move(legacy_firewalls(), std::back_inserter(*found));
+    return found;
 }
 
 /// What the watch tells is the answer; a look at everything reads the tree anew.
@@ -227,6 +253,10 @@ Expected<void> LinuxKernel::apply(const Operation& operation) {
             if (auto done = kernel.cgroups_.empty_into_root(op.path); !done) return done;
             return kernel.cgroups_.remove(op.path);
         }
+        Expected<void> operator()(const MountNetCls& op) { return kernel.net_cls_.mount(op.directory); }
+        Expected<void> operator()(const UnmountNetCls& op) { return kernel.net_cls_.unmount(op.directory); }
+        Expected<void> operator()(const SetClassid& op) { return kernel.net_cls_.create(op.path, op.classid); }
+        Expected<void> operator()(const RemoveNetClsCgroup& op) { return kernel.net_cls_.remove(op.path); }
         Expected<void> operator()(const ReplaceNft& op) { return kernel.replace_nft(op.table); }
         Expected<void> operator()(const DeleteNft&) { return kernel.nft_.remove(); }
         Expected<void> operator()(const AddMember& op) {

@@ -10,8 +10,10 @@
 #include "rules/birth_mark.h"
 #include "rules/cgroup.h"
 #include "rules/cgroup_watch.h"
+#include "rules/net_cls.h"
 #include "rules/nft.h"
 #include "rules/redirect.h"
+#include "rules/removal_watch.h"
 #include "rules/sysctl.h"
 
 namespace novpn {
@@ -27,11 +29,18 @@ class LinuxKernel : public Kernel {
         return routing_.lookup(destination, mark);
     }
     Expected<std::map<std::string, PacketCounts>> packets() override { return nft_.counters(); }
+    Expected<std::map<std::string, FlowCounts>> flow_counts() override { return nft_.flow_counts(); }
+    Expected<std::vector<Firewall>> firewalls() override;
     Expected<std::vector<OpenSocket>> sockets() override;
     std::set<std::uint64_t> cgroup_ids(const std::string& cgroup) override;
     std::optional<std::string> cgroup_of(pid_t pid) override { return CgroupTree::of(pid); }
     Expected<void> place(const std::string& cgroup, pid_t pid) override { return cgroups_.move(cgroup, pid); }
     std::vector<pid_t> processes(const std::string& cgroup) override;
+    std::optional<std::string> net_cls_of(pid_t pid) override { return NetCls::of(pid); }
+    Expected<void> place_in_net_cls(const std::string& cgroup, pid_t pid) override {
+        return net_cls_.move(cgroup, pid);
+    }
+    std::vector<pid_t> net_cls_processes(const std::string& cgroup) override { return net_cls_.processes(cgroup); }
 
     /// Whether the kernel has every nft expression that steering uses. A table of ours that is there proves it.
     Expected<void> probe();
@@ -42,12 +51,14 @@ class LinuxKernel : public Kernel {
     const BirthMarks& birth_marks() const { return birth_marks_; }
     const Redirects& redirects() const { return redirects_; }
     CgroupWatch& cgroup_watch() const { return *cgroup_watch_; }
+    RemovalWatch& removal_watch() const { return *removal_watch_; }
 
   private:
     LinuxKernel(Sysctls settings, RouteSocket routing, Nft nft, CgroupTree cgroups, XfrmSocket xfrm,
-                BirthMarks birth_marks, Redirects redirects, CgroupWatch cgroup_watch, WifiSocket wifi,
-                std::string cgroup_root);
+                BirthMarks birth_marks, Redirects redirects, CgroupWatch cgroup_watch, RemovalWatch removal_watch,
+                WifiSocket wifi, std::string cgroup_root);
     void look_at_others(Observed& observed, const Scope& scope) const;
+    void follow(const Observed& observed) const;
     std::vector<std::string> tree_below(const std::string& cgroup) const;
     Expected<MemberElement> element(const std::string& class_name, const std::string& cgroup) const;
     Expected<SocketDiag*> socket_diag();
@@ -61,8 +72,10 @@ class LinuxKernel : public Kernel {
     BirthMarks birth_marks_;
     Redirects redirects_;
     std::unique_ptr<CgroupWatch> cgroup_watch_;
+    std::unique_ptr<RemovalWatch> removal_watch_;
     WifiSocket wifi_;
-    std::string cgroup_root_;               ///< of this network namespace
+    std::string cgroup_root_; ///< of this network namespace
+    NetCls net_cls_;
     std::optional<SocketDiag> socket_diag_; ///< opened when it is first needed
 };
 

@@ -116,7 +116,7 @@ enum class Ending { release, leave };
 
 /// Runs until told to stop. Everything that can be refused is refused before the kernel is changed.
 Expected<void> run(const Options& options) {
-    auto load = [file = options.config] { return load_config_or_default(file); };
+    auto load = [&options] { return load_config_or_default(options.config, options.runtime_dir); };
     bool default_dir = options.runtime_dir == kDefaultRuntimeDir;
     std::string no_bpf, no_redirects; // why not
     Watch* follows = nullptr;

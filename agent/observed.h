@@ -32,6 +32,7 @@ struct Observed {
     std::vector<XfrmPolicy> policies; ///< both families, but for those of single sockets
     ObservedBirthMarks birth_marks;
     ObservedRedirects redirects;
+    ObservedNetCls net_cls;   ///< where it was to be looked at
     Hints hints;              ///< of the sources, where they were asked just now
     NameServers name_servers; ///< of the sources, as they answered last
     /// How often the sources have answered while a link was in a network.
@@ -51,6 +52,7 @@ struct Scope {
     bool strays = false;              ///< also what another config or a crash may have left: routes of ours in any
     std::string cgroup_root;          ///< table, and with this every cgroup right below it
     bool others = false;              ///< the classes select cgroups of others
+    bool net_cls = false;             ///< the classes have class ids; strays may be there in any case
     std::set<std::string> attached;   ///< cgroups of others that a class's BPF program may be on
     bool wifi = false;                ///< which networks Wi-Fi is in
     bool bssids = false;              ///< and by which access point

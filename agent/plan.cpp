@@ -290,6 +290,27 @@ SettingChanges setting_changes(const Observed& observed, const Desired& desired)
     return changes;
 }
 
+struct NetClsChanges {
+    std::vector<Operation> to_add;
+    std::vector<Operation> to_remove;
+};
+
+NetClsChanges net_cls_changes(const ObservedNetCls& observed, const NetClsSteering& desired) {
+    NetClsChanges changes;
+    const bool is_wanted = !desired.cgroups.empty();
+    const std::string& mount = observed.mount.empty() ? desired.mount : observed.mount;
+    if (is_wanted && observed.mount.empty()) changes.to_add.push_back(MountNetCls{mount});
+    for (const auto& [path, classid] : desired.cgroups) {
+        auto found = observed.ours.find(path);
+        if (found == observed.ours.end() || found->second != classid)
+            changes.to_add.push_back(SetClassid{mount, path, classid});
+    }
+    for (const auto& [path, _] : observed.ours)
+        if (!desired.cgroups.contains(path)) changes.to_remove.push_back(RemoveNetClsCgroup{mount, path});
+    if (!is_wanted && observed.mounted_by_us && !observed.has_others) changes.to_remove.push_back(UnmountNetCls{mount});
+    return changes;
+}
+
 template<typename Op, typename Values>
 void append(Plan& plan, const Values& values) {
     for (const auto& value : values) plan.push_back(Op{value});
@@ -328,6 +349,7 @@ Plan diff(const Observed& observed, const Desired& desired) {
     BirthChanges births = birth_changes(observed, desired);
     BirthChanges redirects = redirect_changes(observed, desired);
     SettingChanges settings = setting_changes(observed, desired);
+    NetClsChanges net_cls = net_cls_changes(observed.net_cls, desired.net_cls);
 
     Plan plan;
     // Marking stops before anything that it leans on goes.
@@ -336,6 +358,7 @@ Plan diff(const Observed& observed, const Desired& desired) {
     if (!wants_nft && observed.nft.present) plan.push_back(DeleteNft{});
     for (const std::string& path : desired.cgroups)
         if (!observed.cgroups.contains(path)) plan.push_back(CreateCgroup{path});
+    append(plan, net_cls.to_add);
     // Before a way out that theirs would take packets from.
     append<DeleteXfrmPolicy>(plan, policies.stale);
     append<AddXfrmPolicy>(plan, policies.to_add);
@@ -364,6 +387,7 @@ Plan diff(const Observed& observed, const Desired& desired) {
     append(plan, settings.to_reset);
     for (const auto& [path, id] : observed.cgroups)
         if (std::ranges::find(desired.cgroups, path) == desired.cgroups.end()) plan.push_back(RemoveCgroup{path});
+    append(plan, net_cls.to_remove);
     return plan;
 }
 
@@ -401,6 +425,16 @@ struct Printer {
     std::string operator()(const DeleteXfrmPolicy& op) const { return "ip xfrm policy delete " + identity(op.policy); }
     std::string operator()(const CreateCgroup& op) const { return "mkdir -p " + cgroup(op.path); }
     std::string operator()(const RemoveCgroup& op) const { return "rmdir " + cgroup(op.path); }
+    std::string operator()(const MountNetCls& op) const {
+        return fmt::format("mkdir -p {0} && mount -t cgroup -o net_cls novpn {0}", op.directory);
+    }
+    std::string operator()(const UnmountNetCls& op) const {
+        return fmt::format("umount {0} && rmdir {0}", op.directory);
+    }
+    std::string operator()(const SetClassid& op) const {
+        return fmt::format("mkdir -p {0}/{1} && echo {2:#x} > {0}/{1}/net_cls.classid", op.mount, op.path, op.classid);
+    }
+    std::string operator()(const RemoveNetClsCgroup& op) const { return fmt::format("rmdir {}/{}", op.mount, op.path); }
     std::string operator()(const ReplaceNft& op) const {
         return "nft -f - <<'EOF'\n" + to_nft(op.table, names) + "EOF";
     }

@@ -44,6 +44,29 @@ struct RemoveCgroup {
     std::string path;
     bool operator==(const RemoveCgroup&) const = default;
 };
+/// Where nobody has mounted it.
+struct MountNetCls {
+    std::string directory;
+    bool operator==(const MountNetCls&) const = default;
+};
+/// What an agent has mounted and nobody uses any more.
+struct UnmountNetCls {
+    std::string directory;
+    bool operator==(const UnmountNetCls&) const = default;
+};
+/// A cgroup of net_cls, made if need be, and its class id. `mount` is for the text.
+struct SetClassid {
+    std::string mount;
+    std::string path;
+    std::uint32_t classid = 0;
+    bool operator==(const SetClassid&) const = default;
+};
+/// Processes still inside go to the root of the hierarchy, where no class id is.
+struct RemoveNetClsCgroup {
+    std::string mount;
+    std::string path;
+    bool operator==(const RemoveNetClsCgroup&) const = default;
+};
 /// The whole table in one transaction, whether or not there was one.
 struct ReplaceNft {
     NftTable table;
@@ -152,11 +175,12 @@ struct ProbeNeighbour {
     bool operator==(const ProbeNeighbour&) const = default;
 };
 
-using Operation = std::variant<ReplaceRoute, DeleteRoute, AddRule, DeleteRule, AddXfrmPolicy, DeleteXfrmPolicy,
-                               CreateCgroup, RemoveCgroup, ReplaceNft, DeleteNft, AddMember, RemoveMember, AddLink,
-                               RemoveLink, PinBirthMark, UnpinBirthMark, AttachBirthMark, DetachBirthMark, PinRedirect,
-                               UnpinRedirect, SetResolvers, AttachRedirect, DetachRedirect, ChangeElements, EndSocket,
-                               SetSrcValidMark, ForgetNeighbour, ProbeNeighbour>;
+using Operation =
+    std::variant<ReplaceRoute, DeleteRoute, AddRule, DeleteRule, AddXfrmPolicy, DeleteXfrmPolicy, CreateCgroup,
+                 RemoveCgroup, MountNetCls, UnmountNetCls, SetClassid, RemoveNetClsCgroup, ReplaceNft, DeleteNft,
+                 AddMember, RemoveMember, AddLink, RemoveLink, PinBirthMark, UnpinBirthMark, AttachBirthMark,
+                 DetachBirthMark, PinRedirect, UnpinRedirect, SetResolvers, AttachRedirect, DetachRedirect,
+                 ChangeElements, EndSocket, SetSrcValidMark, ForgetNeighbour, ProbeNeighbour>;
 using Plan = std::vector<Operation>;
 
 /// Empty when everything is as desired. A Desired with nothing in it gives the plan that releases everything of ours.

@@ -8,7 +8,8 @@ namespace novpn {
 inline constexpr const char* kDefaultConfigFile = "/etc/novpn/novpn.yaml";
 inline constexpr const char* kDefaultRuntimeDir = "/run/novpn";
 
-/// An empty name: kDefaultConfigFile where it exists, the built-in default where it does not.
-tl::expected<Config, ConfigError> load_config_or_default(const std::string& file);
+/// An empty name: kDefaultConfigFile where it exists, the built-in default where it does not. What lies below the
+/// runtime directory by default does so there.
+tl::expected<Config, ConfigError> load_config_or_default(const std::string& file, const std::string& runtime_dir);
 
 } // namespace novpn

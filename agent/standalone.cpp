@@ -41,7 +41,7 @@ Expected<Standalone> open_kernel() {
 } // namespace
 
 Expected<std::vector<std::string>> plan_without_agent(const std::string& config_file, const std::string& runtime_dir) {
-    auto config = load_config_or_default(config_file);
+    auto config = load_config_or_default(config_file, runtime_dir);
     if (!config) return tl::make_unexpected(Error{.doing = to_string(config.error())});
     auto standalone = open_kernel();
     if (!standalone) return tl::make_unexpected(standalone.error());
@@ -55,7 +55,7 @@ Expected<std::vector<std::string>> plan_without_agent(const std::string& config_
 
 Expected<boost::json::object> explain_without_agent(const boost::asio::ip::address& destination,
                                                     const std::string& class_name) {
-    auto config = load_config_or_default({});
+    auto config = load_config_or_default({}, kDefaultRuntimeDir);
     if (!config) return tl::make_unexpected(Error{.doing = to_string(config.error())});
     auto standalone = open_kernel();
     if (!standalone) return tl::make_unexpected(standalone.error());
@@ -74,6 +74,12 @@ Expected<std::string> kernel_without_redirects() {
     auto standalone = open_kernel();
     if (!standalone) return tl::make_unexpected(standalone.error());
     return standalone->kernel.redirects().unavailable();
+}
+
+Expected<std::vector<Firewall>> firewalls_here() {
+    auto standalone = open_kernel();
+    if (!standalone) return tl::make_unexpected(standalone.error());
+    return standalone->kernel.firewalls();
 }
 
 Expected<void> force_down(const std::string& runtime_dir) {

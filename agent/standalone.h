@@ -2,6 +2,7 @@
 #pragma once
 
 #include "netlink/error.h"
+#include "rules/firewall.h"
 
 #include <boost/asio/ip/address.hpp>
 #include <boost/json/object.hpp>
@@ -23,6 +24,9 @@ Expected<std::string> kernel_without_bpf();
 
 /// Why `dns: uplink` cannot be done here; empty where it can. Only root can ask for all of it.
 Expected<std::string> kernel_without_redirects();
+
+/// Others' that may drop what leaves this machine.
+Expected<std::vector<Firewall>> firewalls_here();
 
 /// Removes all that is ours in this network namespace. device_or_resource_busy: a live agent holds the lock.
 Expected<void> force_down(const std::string& runtime_dir);

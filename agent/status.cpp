@@ -101,11 +101,26 @@ json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
     json::array backend;
     if (is_marked_at_birth(c, facts)) backend.emplace_back("bpf");
     backend.emplace_back("nft");
-    json::object member{{"cgroup", cgroup_of(c, facts.cgroup_root)},
-                        {"selector", "run"},
-                        {"processes", members.processes},
-                        {"old_sockets", members.old_sockets}};
-    json::array members_of_class{std::move(member)};
+    json::array members_of_class;
+    const std::string own = cgroup_of(c, facts.cgroup_root);
+    const bool by_net_cls = facts.observed.net_cls.ours.contains(own);
+    if (by_net_cls) {
+        backend.emplace_back("net_cls");
+        std::size_t processes = 0;
+        if (auto found = facts.net_cls_members.find(c.name); found != facts.net_cls_members.end())
+            processes = found->second;
+        // Which of their sockets are old cannot be told: the kernel tags them all.
+        members_of_class.push_back({{"cgroup", facts.observed.net_cls.mount + "/" + own},
+                                    {"selector", "run"},
+                                    {"processes", processes},
+                                    {"old_sockets", 0}});
+    }
+    // Beside net_cls it has those of another config.
+    if (!by_net_cls || members.processes > 0)
+        members_of_class.push_back({{"cgroup", own},
+                                    {"selector", "run"},
+                                    {"processes", members.processes},
+                                    {"old_sockets", members.old_sockets}});
     std::size_t matched = 0;
     if (facts.desired) {
         for (const auto& [path, cgroup] : facts.desired->classes.at(c.name).matched) {
@@ -176,7 +191,7 @@ std::string ways_out(const ClassDecision& decision) {
 
 std::string first_line(const StatusFacts& facts) {
     if (!facts.desired) return "The kernel's state cannot be read; see the warnings below.";
-    for (const char* code : {kRuleOrderWarning, kPolicyWarning})
+    for (const char* code : {kRuleOrderWarning, kPolicyWarning, kFirewallWarning})
         if (auto astray = facts.warnings.find(code); astray != facts.warnings.end()) return astray->second;
     return summary(*facts.desired, facts.config);
 }

@@ -25,6 +25,8 @@ struct SelectedSockets {
 
 /// Code of the warning that members' packets are led astray; its text is the summary then.
 inline constexpr const char* kRuleOrderWarning = "rule_order";
+/// The same, by another program's firewall.
+inline constexpr const char* kFirewallWarning = "firewall";
 /// The same, by an IPsec policy that no policy of ours comes before.
 inline constexpr const char* kPolicyWarning = "xfrm_priority";
 
@@ -32,11 +34,12 @@ struct StatusFacts {
     Config config;
     std::string cgroup_root;
     Observed observed;
-    std::optional<Desired> desired;              ///< none: the kernel could not be looked at
-    std::map<std::string, PacketCounts> packets; ///< by class
-    std::map<std::string, Members> members;      ///< of the classes' own cgroups, by class
-    std::map<std::string, Members> matched;      ///< of cgroups of others that the caller may know of, by path
-    std::vector<OpenSocket> sockets;             ///< those that the caller may see
+    std::optional<Desired> desired;                     ///< none: the kernel could not be looked at
+    std::map<std::string, PacketCounts> packets;        ///< by class
+    std::map<std::string, Members> members;             ///< of the classes' own cgroups, by class
+    std::map<std::string, std::size_t> net_cls_members; ///< processes in the classes' cgroups of net_cls, by class
+    std::map<std::string, Members> matched;             ///< of cgroups of others that the caller may know of, by path
+    std::vector<OpenSocket> sockets;                    ///< those that the caller may see
     std::uint64_t repairs = 0;
     std::optional<std::chrono::microseconds> last_reaction;
     std::map<std::string, std::string> warnings; ///< code → text

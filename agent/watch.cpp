@@ -65,6 +65,7 @@ Watch::Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kerne
     , nft_fd_(io, nft_.fd())
     , wifi_fd_(io, wifi_.fd())
     , cgroups_fd_(io, kernel.cgroup_watch().fd())
+    , removals_fd_(io, kernel.removal_watch().fd())
     , xfrm_fd_(io)
     , clock_fd_(io, monitors.clock.release())
     , signals_(io, SIGTERM, SIGINT, SIGUSR1)
@@ -82,6 +83,7 @@ Watch::~Watch() {
     nft_fd_.release();
     wifi_fd_.release();
     cgroups_fd_.release();
+    removals_fd_.release();
     if (xfrm_fd_.is_open()) xfrm_fd_.release();
 }
 
@@ -123,6 +125,7 @@ void Watch::start(std::function<void()> on_term, std::function<void()> on_leave)
     spawn(io_, watch_nft());
     spawn(io_, watch_wifi());
     spawn(io_, watch_cgroups());
+    spawn(io_, watch_removals());
     spawn(io_, watch_clock());
     if (xfrm_fd_.is_open()) spawn(io_, watch_xfrm());
     spawn(io_, watch_signals(std::move(on_term), std::move(on_leave)));
@@ -182,6 +185,13 @@ boost::asio::awaitable<void> Watch::watch_cgroups() {
         co_await cgroups_fd_.async_wait(cgroups_fd_.wait_read, boost::asio::use_awaitable);
         constexpr std::string_view kCause = "programs came or went";
         if (cgroups.drain() && agent_.heard_of_cgroups(cgroups.seen(), kCause)) notified(kCause);
+    }
+}
+
+boost::asio::awaitable<void> Watch::watch_removals() {
+    for (;;) {
+        co_await removals_fd_.async_wait(removals_fd_.wait_read, boost::asio::use_awaitable);
+        if (kernel_.removal_watch().drain()) notified("a cgroup or a BPF pin went");
     }
 }
 

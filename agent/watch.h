@@ -53,6 +53,7 @@ class Watch {
     boost::asio::awaitable<void> watch_xfrm();
     boost::asio::awaitable<void> watch_wifi();
     boost::asio::awaitable<void> watch_cgroups();
+    boost::asio::awaitable<void> watch_removals();
     boost::asio::awaitable<void> watch_clock();
     boost::asio::awaitable<void> watch_signals(std::function<void()> on_term, std::function<void()> on_leave);
     RouteMonitor::Drained drain_routes(bool answers);
@@ -76,6 +77,7 @@ class Watch {
     boost::asio::posix::stream_descriptor nft_fd_;
     boost::asio::posix::stream_descriptor wifi_fd_;
     boost::asio::posix::stream_descriptor cgroups_fd_;
+    boost::asio::posix::stream_descriptor removals_fd_;
     boost::asio::posix::stream_descriptor xfrm_fd_;  ///< not open on a kernel without xfrm
     boost::asio::posix::stream_descriptor clock_fd_; ///< a timer that never ends, but for a change of the clock
     boost::asio::signal_set signals_;

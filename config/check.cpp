@@ -72,11 +72,27 @@ std::optional<ConfigError> find_site_dns_without_bpf(const Config& config, const
 
 std::optional<ConfigError> find_dns_without_bpf(const Config& config, const ClassConfig& of_class,
                                                 const Origins& origins) {
-    if (of_class.dns != Dns::uplink || config.marking != Marking::nft) return std::nullopt;
+    if (of_class.dns != Dns::uplink || marks_by_bpf(config.marking)) return std::nullopt;
     const std::string path = path_of(of_class.name, "dns");
-    return error_at(*origins.find(path), fmt::format("{}: uplink needs BPF, and marking is nft ({}); allowed: vpn, or "
-                                                     "marking: auto or bpf",
-                                                     path, place(origins.find("marking"))));
+    return error_at(*origins.find(path),
+                    fmt::format("{}: uplink needs BPF, and marking is {} ({}); allowed: vpn, or marking: auto or bpf",
+                                path, config.marking == Marking::nft ? "nft" : "net_cls",
+                                place(origins.find("marking"))));
+}
+
+/// Its class id, which it has with net_cls only. The default one is the built-in class's.
+std::optional<ConfigError> find_bad_classid(const Config& config, const ClassConfig& of_class, const Origins& origins) {
+    const std::string path = path_of(of_class.name, "classid");
+    if (config.marking != Marking::net_cls) {
+        if (!of_class.classid) return std::nullopt;
+        return error_at(*origins.find(path), path + ": has no effect but with marking: net_cls");
+    }
+    if (!of_class.classid)
+        return error_at(*origins.find("classes." + of_class.name),
+                        fmt::format("classes.{}: missing: classid; with marking: net_cls ({}) every class but {} needs "
+                                    "one of its own",
+                                    of_class.name, place(origins.find("marking")), kDefaultClass));
+    return std::nullopt;
 }
 
 std::optional<ConfigError> find_number_clash(const Config& config, const Origins& origins) {
@@ -168,10 +184,14 @@ tl::expected<Config, ConfigError> checked(Config config, const Origins& origins)
     const bool named = std::any_of(config.classes.begin(), config.classes.end(),
                                    [](const ClassConfig& known) { return known.name == kDefaultClass; });
     if (!named) config.classes.insert(config.classes.begin(), ClassConfig{});
+    for (ClassConfig& of_class : config.classes)
+        if (of_class.name == kDefaultClass && config.marking == Marking::net_cls && !of_class.classid)
+            of_class.classid = kDefaultClassid;
     for (const ClassConfig& of_class : config.classes) {
         if (auto error = find_missing_number(of_class, origins)) return tl::unexpected(std::move(*error));
         if (auto error = find_uplink_beside_via(of_class, origins)) return tl::unexpected(std::move(*error));
         if (auto error = find_dns_without_bpf(config, of_class, origins)) return tl::unexpected(std::move(*error));
+        if (auto error = find_bad_classid(config, of_class, origins)) return tl::unexpected(std::move(*error));
     }
     if (auto error = find_number_clash(config, origins)) return tl::unexpected(std::move(*error));
     const auto uid = [](const UserSelector& user) { return user.uid; };

@@ -3,6 +3,7 @@
 
 #include "netlink/values.h"
 
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
@@ -14,8 +15,11 @@ enum class WhenNoUplink { block, tunnel };
 enum class Dns { vpn, uplink };
 /// What becomes of the open sockets of processes that leave a class.
 enum class OnLeave { end, keep };
-/// By what sockets and packets of members get their mark: `automatic` is BPF where it can be had, and nft in any case.
+/// By what sockets and packets of members get their mark: `automatic` is BPF where it can be had, and nft in any case;
+/// with `net_cls` it is nft, by the class id that cgroup v1 gives the sockets of who was put in the class.
 enum class Marking { automatic, bpf, nft, net_cls };
+/// Whether sockets may be marked when they are made.
+inline bool marks_by_bpf(Marking marking) { return marking == Marking::automatic || marking == Marking::bpf; }
 enum class LogLevel { error, warning, info, debug };
 
 /// A user whose packets are in a class.
@@ -42,7 +46,8 @@ struct ClassConfig {
     std::vector<std::string> slices;  ///< of the system
     std::vector<std::string> cgroups; ///< paths from the root of cgroup v2, no leading slash
     std::vector<UserSelector> users;
-    std::vector<Prefix> destinations; ///< for every process of the machine
+    std::vector<Prefix> destinations;     ///< for every process of the machine
+    std::optional<std::uint32_t> classid; ///< in net_cls; with marking net_cls every class has one, otherwise none
     bool operator==(const ClassConfig&) const = default;
 };
 
@@ -112,10 +117,17 @@ struct SiteConfig {
     bool operator==(const SiteConfig&) const = default;
 };
 
+/// Class id of the class `novpn`: 10:1 to tc(8), the example of the kernel's documentation of net_cls.
+inline constexpr std::uint32_t kDefaultClassid = 0x100001;
+
+/// Where net_cls is mounted if nobody mounted it, by the agent of the default runtime directory.
+inline constexpr const char* kNetClsMount = "/run/novpn/net_cls";
+
 struct Config {
     std::vector<ClassConfig> classes{ClassConfig{}}; ///< never empty: `novpn` exists without being named
     Allow allow;
     Marking marking = Marking::automatic;
+    std::string net_cls_mount = kNetClsMount;
     LogLevel log_level = LogLevel::info;
     UplinkConfig uplinks;
     TunnelConfig tunnels;

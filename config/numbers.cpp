@@ -15,6 +15,7 @@ std::string_view clashing_key(const ClassConfig& a, const ClassConfig& b) {
     if (a.table == b.table) return "table";
     if (marks_overlap(a.mark, b.mark)) return "mark";
     if (distance(a.preference, b.preference) < kRulesPerClass) return "preference";
+    if (a.classid && a.classid == b.classid) return "classid";
     return {};
 }
 
@@ -41,12 +42,13 @@ std::string describe_clash(std::string_view key, const ClassConfig& wrong, const
         return fmt::format("mark {} can be on the same packet as {} of class '{}'", to_string(wrong.mark),
                            to_string(other.mark), other.name);
     }
+    if (key == "classid") return fmt::format("classid {:#x} is that of class '{}'", *wrong.classid, other.name);
     return fmt::format("preference {} is too near to {} of class '{}'", wrong.preference.value, other.preference.value,
                        other.name);
 }
 
 std::string allowed_beside(std::string_view key) {
-    if (key == "table") return "another number";
+    if (key == "table" || key == "classid") return "another number";
     if (key == "mark") return "a value that differs in a bit that both masks have";
     return fmt::format("{} or more apart", kRulesPerClass);
 }

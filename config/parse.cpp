@@ -5,6 +5,7 @@
 #include <charconv>
 #include <climits>
 #include <cstdint>
+#include <filesystem>
 #include <fmt/format.h>
 #include <initializer_list>
 #include <limits>
@@ -333,6 +334,26 @@ Parsed<Mark> parse_mark(const YamlNode& node) {
     if ((*value & ~*mask) != 0)
         return wrong(node, fmt::format("the value of {} has bits outside its mask", quote(text)));
     return Mark{.value = static_cast<std::uint32_t>(*value), .mask = static_cast<std::uint32_t>(*mask)};
+}
+
+Parsed<std::optional<std::uint32_t>> parse_classid(const YamlNode& node) {
+    if (node.kind == YamlNode::Kind::null) return std::nullopt;
+    // 0 is the class id of all that nobody gave one.
+    const auto number = parse_number(node, 1, std::numeric_limits<std::uint32_t>::max());
+    if (!number) return tl::unexpected(number.error());
+    return static_cast<std::uint32_t>(*number);
+}
+
+Parsed<std::string> parse_mount(const YamlNode& node) {
+    if (node.kind != YamlNode::Kind::scalar) return unexpected_value(node, "the path of a directory");
+    const std::filesystem::path path(node.text);
+    const bool is_whole = path.is_absolute() && path.lexically_normal() == path && path.has_filename();
+    if (!is_whole || node.text.size() > kPathMax || std::any_of(node.text.begin(), node.text.end(), is_control))
+        return wrong(node, quote(node.text) + " is not the absolute path of a directory");
+    // What is mounted there is systemd's.
+    if ((node.text + "/").starts_with("/sys/fs/cgroup/"))
+        return wrong(node, quote(node.text) + " is below /sys/fs/cgroup, where nothing is mounted");
+    return node.text;
 }
 
 Parsed<Preference> parse_preference(const YamlNode& node) {

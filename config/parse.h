@@ -46,6 +46,10 @@ auto parse_word(const YamlNode& node) -> Parsed<decltype(kWords[0].value)> {
 Parsed<TableId> parse_table(const YamlNode& node);
 Parsed<Mark> parse_mark(const YamlNode& node); ///< "VALUE/MASK" or a number, which has all bits in its mask
 Parsed<Preference> parse_preference(const YamlNode& node);
+/// Not 0; null: none.
+Parsed<std::optional<std::uint32_t>> parse_classid(const YamlNode& node);
+/// An absolute path, normal, not below /sys/fs/cgroup.
+Parsed<std::string> parse_mount(const YamlNode& node);
 Parsed<bool> parse_bool(const YamlNode& node); ///< plain `true` or `false`, not YAML 1.1's other words
 Parsed<std::string> parse_optional_link_glob(const YamlNode& node); ///< null: an empty text
 Parsed<std::vector<std::string>> parse_link_globs(const YamlNode& node);

@@ -15,7 +15,7 @@ constexpr Word<WhenNoUplink> kWhenNoUplink[] = {{"block", WhenNoUplink::block}, 
 constexpr Word<Dns> kDns[] = {{"vpn", Dns::vpn}, {"uplink", Dns::uplink}};
 constexpr Word<OnLeave> kOnLeave[] = {{"end", OnLeave::end}, {"keep", OnLeave::keep}};
 constexpr Word<Marking> kMarking[] = {
-    {"auto", Marking::automatic}, {"bpf", Marking::bpf}, {"nft", Marking::nft}, {"net_cls", Marking::net_cls, false}};
+    {"auto", Marking::automatic}, {"bpf", Marking::bpf}, {"nft", Marking::nft}, {"net_cls", Marking::net_cls}};
 constexpr Word<LogLevel> kLogLevel[] = {
     {"error", LogLevel::error}, {"warning", LogLevel::warning}, {"info", LogLevel::info}, {"debug", LogLevel::debug}};
 
@@ -102,7 +102,8 @@ constexpr Key kKeys[] = {
           "a list of names or numbers of users, such as [alice, 1000], root not among them"),
     value("classes.*", "destinations", of_class<&ClassConfig::destinations, parse_destinations>,
           "a list of at most 4096 prefixes, such as [203.0.113.0/24, \"2001:db8::/32\"]"),
-    not_built("classes.*", "classid", "the class's number in net_cls"),
+    value("classes.*", "classid", of_class<&ClassConfig::classid, parse_classid>,
+          "1 to 4294967295, such as 0x100001, with marking: net_cls"),
     map("", "uplinks"),
     value("uplinks", "prefer", of<&Config::uplinks, &UplinkConfig::prefer, parse_link_globs>, kLinkGlobs),
     value("uplinks", "ignore", of<&Config::uplinks, &UplinkConfig::ignore, parse_link_globs>, kLinkGlobs),
@@ -116,7 +117,10 @@ constexpr Key kKeys[] = {
     map("", "allow"),
     value("allow", "users", of<&Config::allow, &Allow::users, parse_accounts>, kAccounts),
     value("allow", "groups", of<&Config::allow, &Allow::groups, parse_accounts>, kAccounts),
-    value("", "marking", of_config<&Config::marking, parse_word<kMarking>>, "auto, bpf, nft"),
+    value("", "marking", of_config<&Config::marking, parse_word<kMarking>>, "auto, bpf, nft, net_cls"),
+    map("", "net_cls"),
+    value("net_cls", "mount", of_config<&Config::net_cls_mount, parse_mount>,
+          "the absolute path of a directory that is not below /sys/fs/cgroup, such as /run/net_cls"),
     map("", "sockets", "a map with the key destroy_stale"),
     not_built("sockets", "destroy_stale", "true, false"),
     map("", "log"),

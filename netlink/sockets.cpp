@@ -84,6 +84,7 @@ std::optional<OpenSocket> to_socket(std::span<const std::byte> message, std::uin
         if (socket.remote) socket.remote = without_mapping(*socket.remote);
     }
     socket.cgroup_id = *cgroup;
+    socket.classid = attributes->value<std::uint32_t>(INET_DIAG_CLASS_ID).value_or(0);
     socket.mark = attributes->value<std::uint32_t>(INET_DIAG_MARK).value_or(0);
     socket.inode = info->idiag_inode;
     socket.uid = info->idiag_uid;
@@ -116,6 +117,8 @@ Expected<std::vector<OpenSocket>> SocketDiag::sockets(int af, std::uint8_t ip_pr
     header.sdiag_family = static_cast<std::uint8_t>(af);
     header.sdiag_protocol = ip_protocol;
     header.idiag_states = kStates;
+    // The class id comes with the traffic class: its own number is beyond the field (inet_diag_msg_attrs_fill()).
+    header.idiag_ext = 1U << (INET_DIAG_TCLASS - 1);
     const std::string doing = fmt::format("reading {} sockets", protocol_name(ip_protocol));
     auto found = requests_.dump<OpenSocket>(
         *make_request(SOCK_DIAG_BY_FAMILY, header),

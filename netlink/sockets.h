@@ -23,6 +23,7 @@ struct OpenSocket {
     std::optional<address> remote; ///< none: a UDP socket that is not connected
     std::uint16_t remote_port = 0;
     std::uint64_t cgroup_id = 0; ///< the cgroup v2 it was born in, whose directory may be gone
+    std::uint32_t classid = 0;   ///< of net_cls; SO_PRIORITY where it has none
     std::uint32_t mark = 0;      ///< SO_MARK; the kernel tells it with CAP_NET_ADMIN only
     std::uint32_t inode = 0;     ///< what /proc/PID/fd calls it; 0: no process holds it any more
     uid_t uid = 0;

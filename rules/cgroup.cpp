@@ -94,31 +94,52 @@ std::string parent_of(const std::string& path) {
     return slash == std::string::npos ? std::string() : path.substr(0, slash);
 }
 
-} // namespace
-
-Expected<CgroupTree> CgroupTree::find() {
+/// Whole hierarchies, in the order of the mounts. `is_it` is asked of the type and the options of the file system.
+template<typename Is>
+std::vector<CgroupMount> find_mounts(const Is& is_it, unsigned long magic) {
+    std::vector<CgroupMount> found;
     std::ifstream mounts("/proc/self/mountinfo");
-    std::string first;
     for (std::string line; std::getline(mounts, line);) {
         // "38 31 0:32 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw": any number of fields before
         // "-".
         std::istringstream fields(line);
-        std::string id, parent, device, root, mount, options, word, type;
-        fields >> id >> parent >> device >> root >> mount >> options;
+        std::string id, parent, device, root, mount, here, word, type, source, options;
+        fields >> id >> parent >> device >> root >> mount >> here;
         while (fields >> word && word != "-") {
         }
-        fields >> type;
+        fields >> type >> source >> options;
         // A bind mount of a part of the tree has another root; a mount beneath a later one is listed, but not
         // reachable.
         const std::string directory = unescape(mount);
         struct statfs seen {};
-        if (type == "cgroup2" && root == "/" && statfs(directory.c_str(), &seen) == 0 &&
-            seen.f_type == CGROUP2_SUPER_MAGIC) {
-            if (first.empty()) first = directory;
-            if (!(options + ",").starts_with("ro,")) return CgroupTree(first, directory);
-        }
+        if (root == "/" && is_it(type, options) && statfs(directory.c_str(), &seen) == 0 &&
+            static_cast<unsigned long>(seen.f_type) == magic)
+            found.push_back({directory, unescape(source), !(here + ",").starts_with("ro,")});
     }
-    if (!first.empty()) return CgroupTree(first);
+    return found;
+}
+
+/// The first that can be written; where there is none, the first.
+std::optional<CgroupMount> best_of(const std::vector<CgroupMount>& mounts) {
+    if (mounts.empty()) return std::nullopt;
+    const auto writable = std::find_if(mounts.begin(), mounts.end(), [](const CgroupMount& m) { return m.writable; });
+    return writable == mounts.end() ? mounts.front() : *writable;
+}
+
+} // namespace
+
+std::optional<CgroupMount> find_cgroup_v1(const std::string& controller) {
+    const auto has_it = [&](const std::string& type, const std::string& options) {
+        return type == "cgroup" && ("," + options + ",").find("," + controller + ",") != std::string::npos;
+    };
+    return best_of(find_mounts(has_it, CGROUP_SUPER_MAGIC));
+}
+
+Expected<CgroupTree> CgroupTree::find() {
+    const auto is_cgroup2 = [](const std::string& type, const std::string&) { return type == "cgroup2"; };
+    const auto mounts = find_mounts(is_cgroup2, CGROUP2_SUPER_MAGIC);
+    if (const auto best = best_of(mounts))
+        return CgroupTree(mounts.front().directory, best->writable ? best->directory : std::string());
     return system_error(ENOENT, "looking for the cgroup2 mount", "mount one: mount -t cgroup2 none /sys/fs/cgroup");
 }
 

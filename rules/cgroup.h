@@ -11,6 +11,15 @@
 
 namespace novpn {
 
+/// A mount of a whole cgroup hierarchy that can be reached.
+struct CgroupMount {
+    std::string directory;
+    std::string source; ///< what was mounted there, a name of the mounter's choice
+    bool writable = true;
+};
+/// Of the hierarchy of cgroup v1 that has the controller, and to be written if there is one.
+std::optional<CgroupMount> find_cgroup_v1(const std::string& controller);
+
 class CgroupTree {
   public:
     /// Finds the cgroup2 mount in /proc/self/mountinfo (it is at /sys/fs/cgroup/unified on hybrid systems).

@@ -1,5 +1,6 @@
 #include "rules/nft.h"
 
+#include "rules/nft_firewalls.h"
 #include "rules/nft_messages.h"
 #include "rules/nft_probe.h"
 
@@ -108,6 +109,23 @@ Expected<std::map<std::string, PacketCounts>> Nft::counters() {
     take(nft::kDroppedCounter, &PacketCounts::dropped);
     return counts;
 }
+
+Expected<std::map<std::string, FlowCounts>> Nft::flow_counts() {
+    // The kernel lists them in the order in which they were made, `sent` first: what is under way meanwhile counts as
+    // arrived rather than as lost.
+    const auto packets = nft::counter_packets(impl_->socket, "reading the counters of table inet novpn");
+    if (!packets) return tl::make_unexpected(packets.error());
+    std::map<std::string, FlowCounts> counts;
+    for (const auto& [name, value] : *packets) {
+        const std::string sent = nft::kSentCounter;
+        const std::string arrived = nft::kArrivedCounter;
+        if (name.starts_with(sent)) counts[name.substr(sent.size())].sent = value;
+        if (name.starts_with(arrived)) counts[name.substr(arrived.size())].arrived = value;
+    }
+    return counts;
+}
+
+Expected<std::vector<Firewall>> Nft::firewalls() { return nft::firewalls(impl_->socket); }
 
 Expected<void> Nft::probe() { return nft::probe(impl_->socket, nft::everything()); }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "netlink/error.h"
+#include "rules/firewall.h"
 #include "rules/steering.h"
 
 #include <memory>
@@ -22,6 +23,12 @@ class Nft {
     Expected<ObservedNft> observe();
     /// Packets by class name, for status: read from the table's named counters.
     Expected<std::map<std::string, PacketCounts>> counters();
+
+    /// First packets of flows by class name, since their structure was made.
+    Expected<std::map<std::string, FlowCounts>> flow_counts();
+    /// Chains of others that may drop what leaves this machine, those of iptables-nft among them. Two dumps of
+    /// everybody's chains and rules: not for every look.
+    Expected<std::vector<Firewall>> firewalls();
 
     /// Asks the kernel, in a batch that it is bound to undo, whether it knows every expression the table uses.
     /// The error says which feature is missing, by its config option ("NFT_SOCKET: socket cgroupv2, Linux 5.13").

@@ -148,6 +148,12 @@ Part ct_is_confirmed() {
             {load_ct(NFT_CT_STATUS), bitwise(host32(IPS_CONFIRMED), host32(0)), compare(NFT_CMP_NEQ, host32(0))}};
 }
 
+/// Its connection is not confirmed before it leaves: the first packet of a flow, or that one once more.
+Part is_first_of_flow() {
+    return {"ct status & confirmed == 0",
+            {load_ct(NFT_CT_STATUS), bitwise(host32(IPS_CONFIRMED), host32(0)), compare(NFT_CMP_EQ, host32(0))}};
+}
+
 Part ct_direction_is_reply() {
     constexpr std::uint8_t kReply = 1; // IP_CT_DIR_REPLY, in no header that stands alone
     return {"ct direction reply", {load_ct(NFT_CT_DIRECTION), compare(NFT_CMP_EQ, {kReply})}};
@@ -206,6 +212,11 @@ Part go_by_cgroup(unsigned level, const std::string& map) {
                {NFTNL_EXPR_SOCKET_DREG, std::uint32_t{NFT_REG_1}},
                {NFTNL_EXPR_SOCKET_LEVEL, std::uint32_t{level}}}},
              verdict_of}};
+}
+
+Part classid_is(std::uint32_t classid) {
+    return {fmt::format("meta cgroup {:#x}", classid),
+            {load_meta(NFT_META_CGROUP), compare(NFT_CMP_EQ, host32(classid))}};
 }
 
 Part go_by_user() {
@@ -285,11 +296,13 @@ void add_class_chains(Structure& to, const ClassMarking& c) {
     // The ct mark first: where there is no connection to carry it, the rule ends before it marks the packet.
     to.rules.push_back(rule(mark, "a new flow of " + c.name,
                             {set_ct_mark(c.mark), set_mark(c.mark), count_in(kMarkedCounter + c.name)}));
-    if (!c.guarded) return;
 
     const std::string guard = "guard_" + c.name;
     const std::string links = kLinkSet + c.name;
     to.chains.push_back({guard, std::nullopt});
+    to.rules.push_back(rule(guard, "no firewall of another program dropped it",
+                            {leaves_by_other_than_loopback(), is_first_of_flow(), count_in(kArrivedCounter + c.name)}));
+    if (!c.guarded) return;
     to.rules.push_back(rule(guard, "to this machine", {leaves_by_loopback(), accept()}));
     to.rules.push_back(rule(guard, "links of " + c.name, {leaves_by_link_in(links), accept()}));
     if (c.dns_by_vpn) {
@@ -322,6 +335,11 @@ void add_output(Structure& to, const NftTable& table, const Levels& levels) {
     // A flow that nobody has answered is still `new`; it is confirmed once its first packet has left.
     to.rules.push_back(rule("output", "a flow keeps the path it began on", {ct_is_confirmed(), return_()}));
     to.rules.push_back(rule("output", "to this machine", {destination_is_local(), return_()}));
+    // Who put a process into a class of net_cls meant it, whatever app it is.
+    for (const ClassMarking& c : table.classes)
+        if (c.classid)
+            to.rules.push_back(rule("output", "members of " + c.name + " by net_cls",
+                                    {classid_is(*c.classid), goto_(kMarkChain + c.name)}));
     // Deepest first: the nearest cgroup decides.
     for (const unsigned level : levels) {
         to.rules.push_back(rule("output", fmt::format("members at level {}", level),
@@ -346,14 +364,20 @@ void add_prerouting(Structure& to, const NftTable& table) {
     }
 }
 
+/// Counts what came out of our marking and re-routing. A nat chain sees the first packet of a flow only. Not by
+/// loopback: there goes what a firewall rejects with, as part of the flow that it rejects.
+void add_sent(Structure& to, const NftTable& table) {
+    constexpr std::int32_t kDestinationNat = -100;
+    to.chains.push_back({"sent", Hook{"nat", "output", NF_INET_LOCAL_OUT, kDestinationNat}});
+    for (const ClassMarking& c : table.classes)
+        to.rules.push_back(rule("sent", "flows of " + c.name,
+                                {mark_is(c.mark), leaves_by_other_than_loopback(), count_in(kSentCounter + c.name)}));
+}
+
 void add_guard(Structure& to, const NftTable& table) {
-    const auto guarded = [](const ClassMarking& c) { return c.guarded; };
-    if (std::none_of(table.classes.begin(), table.classes.end(), guarded)) return;
     to.chains.push_back({"guard", Hook{"filter", "postrouting", NF_INET_POST_ROUTING, kMangle}});
-    for (const ClassMarking& c : table.classes) {
-        if (c.guarded)
-            to.rules.push_back(rule("guard", "packets of " + c.name, {mark_is(c.mark), goto_("guard_" + c.name)}));
-    }
+    for (const ClassMarking& c : table.classes)
+        to.rules.push_back(rule("guard", "packets of " + c.name, {mark_is(c.mark), goto_("guard_" + c.name)}));
 }
 
 void add_postrouting(Structure& to, const NftTable& table) {
@@ -374,6 +398,8 @@ Structure structure(const NftTable& table) {
     for (const ClassMarking& c : table.classes) {
         made.counters.push_back(kMarkedCounter + c.name);
         made.counters.push_back(kMasqueradedCounter + c.name);
+        made.counters.push_back(kSentCounter + c.name);
+        made.counters.push_back(kArrivedCounter + c.name);
         if (c.guarded) {
             made.counters.push_back(kDroppedCounter + c.name);
             made.sets.push_back({kLinkSet + c.name, Set::Kind::links});
@@ -390,6 +416,7 @@ Structure structure(const NftTable& table) {
     if (has_users(table)) made.sets.push_back({kUserMap, Set::Kind::chain_by_user});
     for (const ClassMarking& c : table.classes) add_class_chains(made, c);
     add_output(made, table, levels);
+    add_sent(made, table);
     add_prerouting(made, table);
     add_guard(made, table);
     add_postrouting(made, table);

@@ -26,6 +26,8 @@ inline constexpr char kLinkSet[] = "links_";
 inline constexpr char kMarkedCounter[] = "marked_";
 inline constexpr char kMasqueradedCounter[] = "masqueraded_";
 inline constexpr char kDroppedCounter[] = "dropped_";
+inline constexpr char kSentCounter[] = "sent_";
+inline constexpr char kArrivedCounter[] = "arrived_";
 
 using Bytes = std::vector<std::uint8_t>;
 

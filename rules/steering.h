@@ -18,9 +18,9 @@ namespace novpn {
 /// Its level for `socket cgroupv2` is the number of components of the path.
 unsigned cgroup_level(const std::string& path);
 
-/// What one class needs in the nft table. name, mark, dns_by_vpn and guarded decide its chains (the structure);
-/// whether it has users, and whether destinations, too. Elements of sets, changed without touching the structure, are
-/// the cgroups, users, destinations and links, so that counters live on.
+/// What one class needs in the nft table. name, mark, dns_by_vpn, guarded and classid decide its chains (the
+/// structure); whether it has users, and whether destinations, too. Elements of sets, changed without touching the
+/// structure, are the cgroups, users, destinations and links, so that counters live on.
 struct ClassMarking {
     std::string name;
     Mark mark;
@@ -31,6 +31,7 @@ struct ClassMarking {
     std::set<std::uint32_t> users;
     std::set<Prefix> destinations; ///< of both families, none inside another
     std::set<IfIndex> links;
+    std::optional<std::uint32_t> classid; ///< of its members' sockets, by net_cls
     bool operator==(const ClassMarking&) const = default;
 };
 
@@ -109,6 +110,24 @@ struct ObservedNft {
     std::set<DestinationElement> destinations;
     std::set<LinkElement> links;
     bool operator==(const ObservedNft&) const = default;
+};
+
+/// The net_cls controller of cgroup v1, which gives a class id to the sockets of the processes in its cgroups.
+struct ObservedNetCls {
+    std::string unavailable;                     ///< why it cannot be mounted, and the mend; empty: it is, or may be
+    std::string mount;                           ///< where it is mounted; empty: nowhere
+    bool mounted_by_us = false;                  ///< and by nobody else
+    std::map<std::string, std::uint32_t> ours;   ///< cgroups of classes, by path; the class id
+    std::map<std::string, std::uint32_t> others; ///< cgroups of others that have a class id, none of theirs among them
+    bool has_others = false;                     ///< there are cgroups of others, with a class id or without
+    bool operator==(const ObservedNetCls&) const = default;
+};
+
+/// As net_cls should be; without cgroups it is not needed.
+struct NetClsSteering {
+    std::string mount; ///< where it is mounted if nobody did
+    std::map<std::string, std::uint32_t> cgroups;
+    bool operator==(const NetClsSteering&) const = default;
 };
 
 /// What a BPF program on the cgroups of a class gives a socket that is made in them: the class's mark, beside the bits

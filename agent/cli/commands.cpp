@@ -212,6 +212,7 @@ Expected<std::vector<Finding>> prove_packets(const std::string& runtime_dir, con
         ordinary[family] = *departure;
     }
     std::vector<Finding> findings;
+    std::vector<Proof> proofs;
     for (const auto* of_class : objects_of(status, "classes")) {
         if (text_of(*of_class, "state") == "off") continue;
         const auto placed = place(runtime_dir, text_of(*of_class, "name"), ::getpid(), "this process");
@@ -223,8 +224,11 @@ Expected<std::vector<Finding>> prove_packets(const std::string& runtime_dir, con
             proof.ordinary = without;
             proof.member = *departure;
             findings.push_back(judge_packets(proof));
+            proofs.push_back(std::move(proof));
         }
     }
+    if (const auto firewalls = firewalls_here())
+        for (Finding& finding : judge_firewalls(proofs, *firewalls)) findings.push_back(std::move(finding));
     return findings;
 }
 

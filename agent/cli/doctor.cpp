@@ -122,6 +122,8 @@ std::optional<Finding> judge_networkd(const NetworkdSettings& settings) {
 Proof expected_of(const json::object& status, const json::object& of_class, const std::string& family) {
     Proof proof{.class_name = text_of(of_class, "name"), .family = family, .state = text_of(of_class, "state")};
     proof.link = text_of(object_of(of_class, "uplinks"), family);
+    proof.mark = {static_cast<std::uint32_t>(number_of(of_class, "mark").value_or(0)),
+                  static_cast<std::uint32_t>(number_of(of_class, "mask").value_or(0))};
     const auto& uplink = object_of(object_of(object_of(status, "families"), family), "uplink");
     if (text_of(uplink, "link") == proof.link) proof.source = text_of(uplink, "source");
     return proof;
@@ -147,6 +149,24 @@ Finding judge_packets(const Proof& proof) {
     finding.mend = fmt::format("novpn explain --class {} {}", proof.class_name, proof_destination(proof.family));
     if (member.link.empty()) finding.mend += " names the rule in its way; or a firewall drops it: nft list ruleset";
     return finding;
+}
+
+std::vector<Finding> judge_firewalls(const std::vector<Proof>& proofs, const std::vector<Firewall>& firewalls) {
+    std::vector<Finding> findings;
+    for (const Proof& proof : proofs) {
+        if (proof.link.empty() || !proof.member.link.empty()) continue;
+        for (const Firewall& firewall : likeliest(firewalls)) {
+            // A table of the other family did not have this packet.
+            if (firewall.family == (proof.family == "ipv6" ? "ip" : "ip6")) continue;
+            Finding finding{State::wrong, "firewall",
+                            fmt::format("{}: {} may be what dropped the packet of class {}", proof.family,
+                                        to_string(firewall), proof.class_name),
+                            to_let_pass(firewall, proof.mark)};
+            const auto same = [&](const Finding& other) { return other.mend == finding.mend; };
+            if (std::ranges::none_of(findings, same)) findings.push_back(std::move(finding));
+        }
+    }
+    return findings;
 }
 
 bool is_well(const std::vector<Finding>& findings) {

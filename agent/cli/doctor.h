@@ -5,6 +5,7 @@
 #include "agent/cli/packet_tap.h"
 #include "agent/cli/settings.h"
 #include "netlink/error.h"
+#include "rules/firewall.h"
 
 #include <boost/json/object.hpp>
 #include <optional>
@@ -39,12 +40,17 @@ struct Proof {
     std::string family; ///< "ipv4", "ipv6"
     std::string state;  ///< of the class
     std::string link;   ///< of its uplink or tunnel; empty: none, so that nothing may leave
+    Mark mark;          ///< of the class
     std::string source; ///< that the packet should have; empty: not known
     Departure ordinary, member;
 };
 /// What status expects of a class by a family.
 Proof expected_of(const boost::json::object& status, const boost::json::object& of_class, const std::string& family);
 Finding judge_packets(const Proof& proof);
+
+/// Where a packet of a class that has a way out did not leave: the firewalls in its way, each with the command that
+/// opens it. Nothing where all left.
+std::vector<Finding> judge_firewalls(const std::vector<Proof>& proofs, const std::vector<Firewall>& firewalls);
 
 bool is_well(const std::vector<Finding>& findings);
 /// The column where a finding's text begins.

@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <unistd.h>
 
 namespace novpn {
 
@@ -926,6 +927,32 @@ TEST_P(Contract, TheRedirectsComeBackAsTheyWereWritten) {
     for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(UnpinRedirect{"novpn"}));
     EXPECT_EQ(classes(), Classes{});
     ASSERT_TRUE(apply(UnpinBirthMark{"novpn"}));
+}
+
+TEST_P(Contract, NetClsComesBackAsItWasWritten) {
+    const std::string directory = testing::TempDir() + "novpn-contract-net_cls";
+    auto net_cls = [&] { return world->kernel().observe({.net_cls = true})->net_cls; };
+    using Cgroups = std::map<std::string, std::uint32_t>;
+    ASSERT_EQ(net_cls().unavailable, "");
+    ASSERT_EQ(net_cls().mount, "");
+    EXPECT_FALSE(apply(SetClassid{directory, cgroup, 0x100001})) << "not mounted";
+    // Each twice: what is already so is done.
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(MountNetCls{directory}));
+    EXPECT_EQ(net_cls().mount, directory);
+    EXPECT_TRUE(net_cls().mounted_by_us);
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(SetClassid{directory, cgroup, 0x100001}));
+    EXPECT_EQ(net_cls().ours, (Cgroups{{cgroup, 0x100001}}));
+    ASSERT_TRUE(apply(SetClassid{directory, cgroup, 0xffffffff}));
+    EXPECT_EQ(net_cls().ours, (Cgroups{{cgroup, 0xffffffff}}));
+    EXPECT_FALSE(world->kernel().place_in_net_cls(cgroup + "-absent", getpid()));
+    ASSERT_TRUE(world->kernel().place_in_net_cls(cgroup, getpid()));
+    EXPECT_EQ(world->kernel().net_cls_of(getpid()), cgroup);
+    EXPECT_EQ(world->kernel().net_cls_processes(cgroup), std::vector{getpid()});
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(RemoveNetClsCgroup{directory, cgroup}));
+    EXPECT_EQ(net_cls().ours, Cgroups{});
+    EXPECT_NE(world->kernel().net_cls_of(getpid()), cgroup) << "it was moved out";
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(UnmountNetCls{directory}));
+    EXPECT_EQ(net_cls().mount, "");
 }
 
 TEST_P(Contract, TheMarkAtBirthComesBackAsItWasWritten) {

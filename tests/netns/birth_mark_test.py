@@ -423,8 +423,6 @@ class Life(BirthMarkTest):
         self.start()
         bpf.detach(self.cgroup, bpf.attached(self.cgroup)[0][1])
         self.lab.shell("rm /sys/fs/bpf/novpn-*/novpn")
-        # Nobody tells of that: the next look finds it.
-        self.lab.shell("nft add table inet novpn; nft delete table inet novpn")
         the_lab.wait_until(lambda: bpf.attached(self.cgroup), what="the program", detail=self.agent.explain)
         self.assert_in_force()
 

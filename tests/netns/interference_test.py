@@ -1,7 +1,8 @@
 """Other programs' deletions and firewalls: what is ours is put back at once and counted, what is theirs stays theirs."""
 import unittest
 
-from labtest import LabTest, SITES, VPN_SEEN
+from labtest import LabTest, SITES, VPN_SEEN, the_lab
+import bpf
 from clients import start_bus
 from lab import wait_until
 
@@ -113,6 +114,56 @@ class Deletions(LabTest):
         self.assertIsNone(self.agent.process.poll())
         self.lab.end(rival)
         wait_until(lambda: self.lab.snapshot() == before, 20, "the repair once it has stopped", self.agent.explain)
+        self.assert_members_seen_at("a")
+
+
+class Removals(LabTest):
+    """What is in files: the kernel tells by inotify, and nothing else of it changes."""
+
+    def check(self, what, removal):
+        self.start_agent()
+        self.vpn_up("def1")
+        before = self.lab.snapshot()
+        for _ in range(2):
+            repairs = self.agent.status()["repairs"]
+            self.lab.shell(removal)
+            wait_until(lambda: self.agent.status()["repairs"] > repairs, 10, f"the repair of {what}", self.agent.explain)
+            self.assert_same(self.lab.snapshot(), before, "the laptop")
+            self.assert_members_seen_at("a")
+        self.assert_nothing_leaked()
+        self.assertEqual(self.agent.stop(), 0)
+        self.assert_same(self.lab.pins(), [], "pins left")
+
+    def cgroup(self):
+        return f"{the_lab.cgroup_mount()}/novpn-{self.lab.netns_inode()}"
+
+    def programs(self):
+        return [name for _, name in bpf.attached(self.cgroup() + "/novpn")]
+
+    def test_the_cgroup_of_a_class(self):
+        self.check("the cgroup", f"rmdir {self.cgroup()}/novpn")
+
+    def test_the_pin_of_a_program_tells_of_the_program_too(self):
+        self.start_agent()
+        self.vpn_up("def1")
+        before, programs = self.lab.pins(), self.programs()
+        for _ in range(2):
+            # Of the first no kernel tells.
+            bpf.detach(self.cgroup() + "/novpn", programs[0])
+            repairs = self.agent.status()["repairs"]
+            self.lab.shell(f"rm /sys/fs/bpf/novpn-{self.lab.netns_inode()}/novpn")
+            wait_until(lambda: self.agent.status()["repairs"] > repairs, 10, "the repair", self.agent.explain)
+            wait_until(lambda: (self.lab.pins(), self.programs()) == (before, programs), 10, "the program", self.agent.explain)
+            self.assert_members_seen_at("a")
+
+    def test_without_end_is_answered_calmly(self):
+        self.start_agent()
+        rival = self.lab.spawn("sh", "-c", f"while :; do rmdir {self.cgroup()}/novpn; done", output=self.lab.directory / "rival.log")
+        wait_until(lambda: self.agent.status()["repairs"] >= 10, 20, "ten repairs", self.agent.explain)
+        self.assertIsNone(self.agent.process.poll())
+        self.lab.end(rival)
+        self.vpn_up("def1")
+        wait_until(lambda: self.programs(), 20, "the repair once it has stopped", self.agent.explain)
         self.assert_members_seen_at("a")
 
 

@@ -354,6 +354,7 @@ Expected<Observed> FakeKernel::observe(const Scope& scope) {
     }
     observed.ipv4_of_all = ipv4_of_all_;
     if (scope.others) observed.others = others_;
+    if (scope.net_cls || scope.strays) observed.net_cls = net_cls;
     observed.nft = nft_;
     observed.policies.assign(policies_.rbegin(), policies_.rend()); // the kernel lists the youngest first
     observed.birth_marks = {.unavailable = bpf_ ? "" : "no bpffs at /sys/fs/bpf",
@@ -445,6 +446,27 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
             for (auto& [_, pinned] : kernel.birth_marks_) pinned.cgroups.erase(op.path);
             for (auto& [_, pinned] : kernel.redirects_) pinned.cgroups.erase(op.path);
             kernel.processes_.erase(op.path);
+            return {};
+        }
+        Expected<void> operator()(const MountNetCls& op) {
+            if (!kernel.net_cls.mount.empty()) return {};
+            kernel.net_cls.mount = op.directory;
+            kernel.net_cls.mounted_by_us = true;
+            return {};
+        }
+        Expected<void> operator()(const UnmountNetCls&) {
+            kernel.net_cls.mount.clear();
+            kernel.net_cls.mounted_by_us = false;
+            return {};
+        }
+        Expected<void> operator()(const SetClassid& op) {
+            if (kernel.net_cls.mount.empty()) return system_error(ENOENT, "giving a class id");
+            kernel.net_cls.ours[op.path] = op.classid;
+            return {};
+        }
+        Expected<void> operator()(const RemoveNetClsCgroup& op) {
+            kernel.net_cls.ours.erase(op.path);
+            kernel.net_cls_processes_.erase(op.path);
             return {};
         }
         Expected<void> operator()(const ReplaceNft& op) { return kernel.replace_nft(op.table); }
@@ -617,6 +639,21 @@ Expected<void> FakeKernel::place(const std::string& cgroup, pid_t pid) {
     if (!cgroup.empty() && !cgroups_.contains(cgroup) && !others_.contains(cgroup))
         return system_error(ENOENT, "placing a process in " + cgroup);
     processes_[cgroup].push_back(pid);
+    return {};
+}
+
+std::optional<std::string> FakeKernel::net_cls_of(pid_t pid) {
+    if (net_cls.mount.empty()) return std::nullopt;
+    for (const auto& [path, pids] : net_cls_processes_)
+        if (std::ranges::find(pids, pid) != pids.end()) return path;
+    return "";
+}
+
+Expected<void> FakeKernel::place_in_net_cls(const std::string& cgroup, pid_t pid) {
+    for (auto& [_, pids] : net_cls_processes_) std::erase(pids, pid);
+    if (net_cls.mount.empty() || (!cgroup.empty() && !net_cls.ours.contains(cgroup)))
+        return system_error(ENOENT, "placing a process in " + cgroup);
+    net_cls_processes_[cgroup].push_back(pid);
     return {};
 }
 

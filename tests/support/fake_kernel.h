@@ -59,8 +59,13 @@ class FakeKernel : public Kernel {
     std::optional<std::string> cgroup_of(pid_t pid) override;
     std::set<std::uint64_t> cgroup_ids(const std::string& cgroup) override;
     Expected<std::map<std::string, PacketCounts>> packets() override { return std::map<std::string, PacketCounts>{}; }
+    Expected<std::map<std::string, FlowCounts>> flow_counts() override { return flow_counters; }
+    Expected<std::vector<Firewall>> firewalls() override { return others_firewalls; }
     Expected<void> place(const std::string& cgroup, pid_t pid) override;
     std::vector<pid_t> processes(const std::string& cgroup) override { return processes_[cgroup]; }
+    std::optional<std::string> net_cls_of(pid_t pid) override;
+    Expected<void> place_in_net_cls(const std::string& cgroup, pid_t pid) override;
+    std::vector<pid_t> net_cls_processes(const std::string& cgroup) override { return net_cls_processes_[cgroup]; }
 
     /// The route that rules and tables give, like RTM_GETROUTE; none: refused.
     std::optional<Route> lookup(const Packet& packet) const;
@@ -86,6 +91,9 @@ class FakeKernel : public Kernel {
 
     std::vector<Neighbour> neighbours; ///< as far as the kernel has tried them
 
+    ObservedNetCls net_cls; ///< a test's to change
+    std::map<std::string, FlowCounts> flow_counters;
+    std::vector<Firewall> others_firewalls;
     std::vector<OpenSocket> open_sockets; ///< a test's to fill; EndSocket takes them away
 
     /// Called before each apply; an error it returns is the kernel's answer. For fault tests.
@@ -115,6 +123,7 @@ class FakeKernel : public Kernel {
     std::map<std::string, std::vector<pid_t>> processes_;
     std::vector<WifiLink> wifi_;
     std::map<std::pair<IfIndex, address>, MacAddress> macs_; ///< of those that answer
+    std::map<std::string, std::vector<pid_t>> net_cls_processes_;
     ObservedNft nft_;
     bool bpf_ = false;
     std::map<std::string, ObservedBirthMark> birth_marks_;

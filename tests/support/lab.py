@@ -824,6 +824,18 @@ def cgroups_of(netns_inode):
     return found
 
 
+def in_net_cls(script):
+    """What a shell says in the root of the hierarchy of net_cls, which is the machine's; empty where nobody has used it."""
+    in_use = any(line.split()[:2] != ["net_cls", "0"] for line in pathlib.Path("/proc/cgroups").read_text().splitlines()
+                 if line.startswith("net_cls"))
+    if not in_use:
+        return ""
+    # For a moment, where nobody sees it.
+    mount = "d=$(mktemp -d); mount -t cgroup -o net_cls lab $d; cd $d; trap 'cd /; umount $d; rmdir $d' EXIT; "
+    return subprocess.run(["unshare", "--mount", "--propagation=private", "sh", "-ec", mount + script], check=True,
+                          stdout=subprocess.PIPE, text=True).stdout
+
+
 def processes_in(namespace):
     result = subprocess.run(["ip", "netns", "pids", namespace], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return [int(pid) for pid in result.stdout.split()]
@@ -849,6 +861,7 @@ def remove(directory):
     for name in names:
         for cgroup in reversed(cgroups_of(os.stat(f"/run/netns/{name}").st_ino)):
             cgroup.rmdir()
+        in_net_cls(f"find . -depth -path './novpn-{os.stat(f'/run/netns/{name}').st_ino}*' -type d -exec rmdir {{}} +")
         subprocess.run(["ip", "netns", "delete", name], check=True)
     shutil.rmtree(directory, ignore_errors=True)
 

@@ -454,6 +454,73 @@ TEST_F(AgentTest, PlaceAndReleaseMoveTheProcess) {
     EXPECT_EQ(again.error().code, std::errc::invalid_argument);
 }
 
+TEST_F(AgentTest, WithNetClsPlaceAndReleaseMoveTheProcessThereAndNotInCgroup2) {
+    std::string yaml = "marking: net_cls";
+    Agent tagging(kernel, *parse_config(yaml, "f"),
+                  {.cgroup_root = "novpn-1", .load = [&] { return parse_config(yaml, "f"); }, .class_slices = true});
+    ASSERT_TRUE(tagging.start());
+    EXPECT_EQ(kernel.net_cls.mount, kNetClsMount);
+    EXPECT_EQ(kernel.net_cls.ours, (std::map<std::string, std::uint32_t>{{"novpn-1/novpn", 0x100001}}));
+    EXPECT_EQ(tagging.reconcile("again", Clock::now(), Depth::everything).operations, 0u);
+    ASSERT_TRUE(tagging.place("novpn", 7));
+    EXPECT_EQ(kernel.net_cls_of(7), "novpn-1/novpn");
+    EXPECT_NE(kernel.cgroup_of(7), "novpn-1/novpn");
+    EXPECT_EQ(tagging.class_of(7), "novpn");
+    EXPECT_EQ(tagging.selector_of(7), "run");
+    ASSERT_TRUE(tagging.release(7));
+    EXPECT_EQ(kernel.net_cls_of(7), "");
+    EXPECT_FALSE(tagging.class_of(7));
+
+    // A class id that the config gives anew is the kernel's to give to the members; without net_cls their sockets end.
+    yaml = "{marking: net_cls, classes: {novpn: {classid: 5}}}";
+    kernel.open_sockets = {
+        {.local = ip("192.168.10.50"), .remote = ip("203.0.113.10"), .classid = 0x100001, .cookie = 1}};
+    ASSERT_TRUE(tagging.reload());
+    EXPECT_EQ(kernel.net_cls.ours.at("novpn-1/novpn"), 5u);
+    EXPECT_EQ(kernel.open_sockets.size(), 1u);
+    kernel.open_sockets.front().classid = 5;
+    yaml = "marking: auto";
+    ASSERT_TRUE(tagging.reload());
+    EXPECT_EQ(kernel.open_sockets.size(), 0u);
+    EXPECT_EQ(kernel.net_cls, ObservedNetCls{}) << "no cgroup and no mount is left";
+}
+
+TEST_F(AgentTest, NetClsThatSomebodyElseMountedOrUsesStays) {
+    kernel.net_cls.mount = "/sys/fs/cgroup/net_cls";
+    kernel.net_cls.others = {{"theirs", 0x100001}};
+    Agent refused(kernel, *parse_config("marking: net_cls", "f"), {.cgroup_root = "novpn-1"});
+    const auto started = refused.start();
+    ASSERT_FALSE(started);
+    EXPECT_NE(to_string(started.error()).find("/sys/fs/cgroup/net_cls/theirs"), std::string::npos);
+    kernel.net_cls.others.clear();
+    kernel.net_cls.has_others = true;
+    Agent tagging(kernel, *parse_config("marking: net_cls", "f"), {.cgroup_root = "novpn-1"});
+    ASSERT_TRUE(tagging.start());
+    ASSERT_TRUE(tagging.release());
+    EXPECT_EQ(kernel.net_cls.mount, "/sys/fs/cgroup/net_cls");
+    kernel.net_cls = {.unavailable = "this kernel has none"};
+    Agent without(kernel, *parse_config("marking: net_cls", "f"), {.cgroup_root = "novpn-1"});
+    EXPECT_FALSE(without.start());
+}
+
+TEST_F(AgentTest, NamesAFirewallThatDropsWhatAClassSendsWhileThereIsOne) {
+    ASSERT_TRUE(agent.start());
+    const auto warned = [&] { return agent.status({}).at("summary").as_string().find("held up") != std::string::npos; };
+    kernel.others_firewalls = {{"inet", "killswitch", "output", Firewall::Drops::by_policy}};
+    kernel.flow_counters["novpn"] = {.sent = 2, .arrived = 2};
+    EXPECT_FALSE(warned()) << "what it has did not matter";
+    kernel.flow_counters["novpn"] = {.sent = 5, .arrived = 2};
+    EXPECT_TRUE(warned());
+    EXPECT_TRUE(warned()) << "nothing has moved since";
+    EXPECT_EQ(agent.status({}).at("health"), "degraded");
+    EXPECT_NE(agent.status({}).at("summary").as_string().find("table inet killswitch"), std::string::npos);
+    kernel.others_firewalls.clear();
+    EXPECT_FALSE(warned()) << "it is gone";
+    kernel.others_firewalls = {{"inet", "killswitch", "output", Firewall::Drops::by_policy}};
+    kernel.flow_counters["novpn"] = {.sent = 6, .arrived = 3};
+    EXPECT_FALSE(warned()) << "it lets them pass";
+}
+
 class AgentClassSlices : public AgentTest {
   protected:
     const std::string slice_ = "novpn.slice/novpn-novpn.slice";

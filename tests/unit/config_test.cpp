@@ -160,6 +160,23 @@ TEST(ParseConfig, KeepsTheClassesInTheOrderOfTheFile) {
     EXPECT_EQ(config_of_example("good_several_classes.yaml"), expected);
 }
 
+TEST(ParseConfig, GivesEveryClassAClassIdWithNetCls) {
+    const Config expected{
+        .classes = {{.table = TableId{3}, .mark = {.value = 2, .mask = 0xffffffff}, .classid = 0x100001},
+                    {.name = "backup",
+                     .table = TableId{4},
+                     .mark = {.value = 4, .mask = 4},
+                     .preference = Preference{70},
+                     .classid = 0x100002}},
+        .marking = Marking::net_cls,
+        .net_cls_mount = "/run/net_cls"};
+    EXPECT_EQ(config_of_example("good_net_cls.yaml"), expected);
+    EXPECT_EQ(parse_config("marking: net_cls", "f")->classes.front().classid, kDefaultClassid);
+    EXPECT_EQ(parse_config("classes: {novpn: {classid: null}}", "f").value(), Config{});
+    for (const char* path : {"net_cls", "/run/../sys/fs/cgroup/x", "/run/net_cls/", "/sys/fs/cgroup", "/"})
+        EXPECT_FALSE(parse_config(std::string("net_cls: {mount: ") + path + "}", "f")) << path;
+}
+
 TEST(ParseConfig, PutsTheClassNovpnFirstWhereNothingNamesIt) {
     const auto config = parse_config("classes: {m: {table: 1, mark: 1, preference: 3}}", "f");
     ASSERT_TRUE(config) << to_string(config.error());
@@ -319,8 +336,8 @@ TEST(ParseConfig, RefusesEveryKeyThatIsNotBuiltAsSuch) {
 }
 
 TEST(ParseConfig, TakesDotsAndStarsInKeysForLetters) {
-    EXPECT_EQ(error_of("uplinks.prefer: [eth0]"),
-              "f:1:1: unknown key 'uplinks.prefer'; allowed here: allow, classes, log, marking, sites, tunnels, uplinks");
+    EXPECT_EQ(error_of("uplinks.prefer: [eth0]"), "f:1:1: unknown key 'uplinks.prefer'; allowed here: allow, classes, "
+                                                  "log, marking, net_cls, sites, tunnels, uplinks");
     EXPECT_EQ(error_of("classes: {'*': {}}"),
               "f:1:11: '*' cannot be the name of a class; allowed: a to z first, then up to 30 of a to z, 0 to 9, _");
 }

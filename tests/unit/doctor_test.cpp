@@ -54,6 +54,27 @@ TEST(JudgeReversePath, FearsTheStrictOneWithoutTheMark) {
               (std::pair{State::wrong, std::string("sudo sysctl net.ipv4.conf.wlan0.src_valid_mark=1")}));
 }
 
+TEST(JudgeFirewalls, NameWhatMayHaveDroppedAPacketAndTheCommandThatOpensIt) {
+    const Firewall nft{"inet", "killswitch", "output", Firewall::Drops::by_policy};
+    const Firewall ipv6{"ip6", "filter", "OUTPUT", Firewall::Drops::by_policy};
+    const Firewall less{"inet", "tidy", "out", Firewall::Drops::some};
+    Proof proof{.class_name = "novpn", .family = "ipv4", .state = "steering", .link = "wlan0", .mark = {2, 0xff}};
+    EXPECT_EQ(
+        judge_firewalls({proof}, {less, nft, ipv6}),
+        (std::vector<Finding>{
+            {State::wrong, "firewall",
+             "ipv4: table inet killswitch, chain output (policy drop) may be what dropped the packet of class novpn",
+             "sudo nft insert rule inet killswitch output meta mark and 0x000000ff == 0x00000002 accept"}}));
+    Proof other = proof;
+    other.family = "ipv6";
+    EXPECT_EQ(judge_firewalls({proof, other}, {nft}).size(), 1U) << "one command opens it for both";
+    EXPECT_EQ(judge_firewalls({proof}, {}), std::vector<Finding>{});
+    other.link.clear();
+    EXPECT_EQ(judge_firewalls({other}, {nft}), std::vector<Finding>{}) << "nothing should have left";
+    proof.member.link = "wlan0";
+    EXPECT_EQ(judge_firewalls({proof}, {nft}), std::vector<Finding>{}) << "it left";
+}
+
 TEST(JudgeNames, WhatAsksBesideDnsIsNotRedirected) {
     const auto by = [](const char* who) {
         json::object status = object(R"({"classes": [{"name": "novpn", "dns": {"by": "vpn"}},

@@ -24,7 +24,7 @@ const std::vector<Expected>& expectations() {
          {"class novpn steering", "ordinary ipv4 to 203.0.113.77 leaves by wlan0", "ordinary ipv4 leaves by tun0"},
          {"ordinary ipv4 to 203.0.113.77 leaves by eth0"},
          {"ordinary ipv4 to 203.0.113.77 leaves by wlan0"}},
-        {"by-hand-numbers", {"marked ipv4 leaves by wlan0", "ordinary ipv4 mark 0x00c80000 leaves by wlan0"}, {}, {}},
+        {"by-hand-numbers", {"marked ipv4 leaves by wlan0", "ordinary ipv4 mark 0x2 leaves by wlan0"}, {}, {}},
         {"forced-through-the-vpn", {"marked ipv4 class ledger leaves by tun0", "marked ipv4 leaves by wlan0"}, {}, {}},
         {"gaming-ethernet-preferred",
          {"uplink ipv4 wlan0 via 192.168.10.1 from main"},

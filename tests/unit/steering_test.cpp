@@ -43,9 +43,10 @@ TEST(StructureOf, DiffersForEachStructuralField) {
         structure_with([](ClassMarking& c) { c.mark.mask = 0x7f000000; }),
         structure_with([](ClassMarking& c) { c.dns_by_vpn = false; }),
         structure_with([](ClassMarking& c) { c.guarded = false; }),
+        structure_with([](ClassMarking& c) { c.classid = 5; }),
         structure_with([](ClassMarking& c) { c.cgroups.insert("a/b/c"); }), // another level: another map
     };
-    EXPECT_EQ(all.size(), 8U);
+    EXPECT_EQ(all.size(), 9U);
 }
 
 TEST(StructureOf, DiffersForTheOrderOfClasses) {
@@ -74,6 +75,8 @@ TEST(ToNft, SaysWhatTheTableDoes) {
                         structure_of(table) + R"("
 	counter marked_novpn { }
 	counter masqueraded_novpn { }
+	counter sent_novpn { }
+	counter arrived_novpn { }
 	counter dropped_novpn { }
 	chain born_novpn { }
 	chain mark_novpn { }
@@ -99,6 +102,7 @@ TEST(ToNft, SaysWhatTheTableDoes) {
 		ct mark set ct mark & 0x00ffffff | 0x4e000000 meta mark set meta mark & 0x00ffffff | 0x4e000000 counter name "marked_novpn" comment "a new flow of novpn"
 	}
 	chain guard_novpn {
+		oif != "lo" ct status & confirmed == 0 counter name "arrived_novpn" comment "no firewall of another program dropped it"
 		oif "lo" accept comment "to this machine"
 		oif @links_novpn accept comment "links of novpn"
 		udp dport 53 accept comment "DNS takes the ordinary path"
@@ -113,6 +117,10 @@ TEST(ToNft, SaysWhatTheTableDoes) {
 		ct status confirmed return comment "a flow keeps the path it began on"
 		fib daddr type local return comment "to this machine"
 		socket cgroupv2 level 2 vmap @cgroup_level_2 comment "members at level 2"
+	}
+	chain sent {
+		type nat hook output priority -100; policy accept;
+		meta mark & 0xff000000 == 0x4e000000 oif != "lo" counter name "sent_novpn" comment "flows of novpn"
 	}
 	chain prerouting {
 		type filter hook prerouting priority -149; policy accept;

@@ -1,0 +1,36 @@
+// Notices by inotify that something in a directory of ours goes, or that a file of ours is written: the classes'
+// cgroups, pins of BPF programs. No thread; the caller waits for `fd()` to be readable, then drains it. What was
+// removed is for a look to find.
+#pragma once
+
+#include "netlink/error.h"
+
+#include <set>
+#include <string>
+
+namespace novpn {
+
+class RemovalWatch {
+  public:
+    static Expected<RemovalWatch> open();
+    RemovalWatch(RemovalWatch&& other) noexcept;
+    RemovalWatch& operator=(RemovalWatch&&) = delete;
+    ~RemovalWatch();
+
+    int fd() const { return fd_; }
+    /// These are watched from now on, and nothing else; what is not there is left out. A directory that was made again
+    /// is another one: call it after each look.
+    void follow(const std::set<std::string>& directories, const std::set<std::string>& files);
+    /// Reads what is queued, never blocks. True when something went or was written, also after an overrun; also by
+    /// ourselves, which costs a look that finds nothing.
+    bool drain();
+
+  private:
+    explicit RemovalWatch(int fd)
+        : fd_(fd) {}
+
+    int fd_ = -1;
+    std::set<int> watches_;
+};
+
+} // namespace novpn
