@@ -27,6 +27,13 @@ std::string extended_ack(const nlmsghdr& header) {
     return {data, strnlen(data, static_cast<std::size_t>(nla_len(text)))};
 }
 
+/// What is left of an answer: a dump that was not read to its end makes the kernel refuse the next one (EBUSY).
+void drop_unread(const nl_sock* socket, std::span<std::byte> buffer) {
+    ssize_t size = 0;
+    do size = receive(socket, buffer, MSG_DONTWAIT);
+    while (size >= 0 || errno == ENOBUFS);
+}
+
 } // namespace
 
 void NlDeleter::operator()(nl_sock* socket) const { nl_socket_free(socket); }
@@ -91,12 +98,20 @@ Expected<RequestSocket::Answer> RequestSocket::exchange(nl_msg& request, const V
     nl_complete_msg(socket_.get(), &request);
     unsigned sequence = nlmsg_hdr(&request)->nlmsg_seq;
     if (nl_send(socket_.get(), &request) < 0) return system_error(errno, doing);
+    auto fail = [&](int error) {
+        drop_unread(socket_.get(), buffer_);
+        return system_error(error, doing);
+    };
     Answer answer;
     for (bool done = false; !done;) {
-        ssize_t size = receive(socket_.get(), buffer_, 0);
+        ssize_t size = receive(socket_.get(), buffer_, MSG_TRUNC);
         // SO_RCVTIMEO ends in EAGAIN (socket(7)), which is also what the lookup of a throw route answers.
-        if (size < 0) return system_error(errno == EAGAIN ? ETIMEDOUT : errno, doing);
-        for_each_message({buffer_.data(), static_cast<std::size_t>(size)}, [&](const nlmsghdr& message) {
+        if (size < 0) return fail(errno == EAGAIN ? ETIMEDOUT : errno);
+        const auto length = static_cast<std::size_t>(size);
+        if (length > buffer_.size()) return fail(EMSGSIZE);
+        std::size_t understood = 0;
+        for_each_message({buffer_.data(), length}, [&](const nlmsghdr& message) {
+            understood += NLMSG_ALIGN(message.nlmsg_len);
             if (message.nlmsg_seq != sequence) return; // what an earlier, failed request left behind
             if (message.nlmsg_flags & NLM_F_DUMP_INTR) answer.interrupted = true;
             if (message.nlmsg_type == NLMSG_DONE || message.nlmsg_type == NLMSG_ERROR) {
@@ -104,12 +119,18 @@ Expected<RequestSocket::Answer> RequestSocket::exchange(nl_msg& request, const V
                 // Both begin with a negative errno; an ACK has 0.
                 if (message.nlmsg_len >= NLMSG_LENGTH(sizeof(int)))
                     answer.failure = -*static_cast<const int*>(NLMSG_DATA(&message));
+                else if (message.nlmsg_type == NLMSG_ERROR)
+                    answer.failure = EBADMSG;
                 if (message.nlmsg_type == NLMSG_ERROR) answer.reason = extended_ack(message);
             } else {
                 visit({reinterpret_cast<const std::byte*>(&message), message.nlmsg_len});
             }
         });
+        // What is missing of a dump would be taken for gone.
+        if (understood < length) return fail(EBADMSG);
     }
+    // A dump that was given up by a timeout was answered after that.
+    if (answer.failure == EBUSY) drop_unread(socket_.get(), buffer_);
     return answer;
 }
 

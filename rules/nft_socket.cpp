@@ -114,6 +114,11 @@ Expected<Socket> Socket::open() {
 std::uint32_t Socket::port_id() const { return mnl_socket_get_portid(socket_.get()); }
 
 Expected<void> Socket::send(const std::vector<char>& bytes, const std::string& doing) {
+    // Every batch has the same numbers: what one that failed left unread would be taken for the answer to this one. And
+    // a dump that was not read to its end makes the kernel refuse the next one.
+    while (recv(mnl_socket_get_fd(socket_.get()), received_.data(), received_.size(), MSG_DONTWAIT) >= 0 ||
+           errno == ENOBUFS) {
+    }
     while (mnl_socket_sendto(socket_.get(), bytes.data(), bytes.size()) < 0) {
         if (errno != EINTR) return system_error(errno, doing);
     }
@@ -180,6 +185,8 @@ Expected<Answer> Socket::ask(std::uint16_t type, std::uint16_t flags, const std:
             answer.append(message);
             if ((flags & NLM_F_DUMP) == 0) return answer;
         }
+        // What is missing of a dump would be taken for gone.
+        if (left > 0) return system_error(EBADMSG, doing);
     }
 }
 
