@@ -124,8 +124,12 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
         }
     }
     std::vector<std::string> paths = scope.cgroups;
-    if (!scope.cgroup_root.empty())
-        for (const std::string& child : cgroups_.children(scope.cgroup_root)) paths.push_back(child);
+    if (!scope.cgroup_root.empty()) {
+        const auto children = cgroups_.children(scope.cgroup_root);
+        paths.insert(paths.end(), children.begin(), children.end());
+        // It goes with the last of them, but for a crash in between.
+        if (children.empty()) paths.push_back(scope.cgroup_root);
+    }
     for (const std::string& path : paths)
         if (auto id = cgroups_.id(path)) observed.cgroups[path] = *id;
     if (scope.net_cls || scope.strays) observed.net_cls = net_cls_.observe();
@@ -139,8 +143,12 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
         auto more = tree_below(scope.strays ? "" : cgroup_root_);
         paths.insert(paths.end(), more.begin(), more.end());
     }
-    observed.birth_marks = birth_marks_.observe(paths);
-    observed.redirects = redirects_.observe(paths);
+    auto birth_marks = birth_marks_.observe(paths);
+    if (!birth_marks) return tl::make_unexpected(birth_marks.error());
+    observed.birth_marks = std::move(*birth_marks);
+    auto redirects = redirects_.observe(paths);
+    if (!redirects) return tl::make_unexpected(redirects.error());
+    observed.redirects = std::move(*redirects);
     follow(observed);
     return observed;
 }

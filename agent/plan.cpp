@@ -385,8 +385,13 @@ Plan diff(const Observed& observed, const Desired& desired) {
     append<DeleteXfrmPolicy>(plan, policies.to_delete);
     append(plan, elements.links_to_remove);
     append(plan, settings.to_reset);
+    auto is_wanted = [&](const std::string& path) {
+        return std::ranges::any_of(desired.cgroups, [&](const std::string& wanted) {
+            return wanted == path || wanted.starts_with(path + "/");
+        });
+    };
     for (const auto& [path, id] : observed.cgroups)
-        if (std::ranges::find(desired.cgroups, path) == desired.cgroups.end()) plan.push_back(RemoveCgroup{path});
+        if (!is_wanted(path)) plan.push_back(RemoveCgroup{path});
     append(plan, net_cls.to_remove);
     return plan;
 }
@@ -460,7 +465,9 @@ struct Printer {
         return fmt::format("bpftool prog load {} {} type cgroup/sock_create # mark {}", program_of(op.birth),
                            pin(op.class_name), to_string(op.birth.mark));
     }
-    std::string operator()(const UnpinBirthMark& op) const { return "rm " + pin(op.class_name); }
+    std::string operator()(const UnpinBirthMark& op) const {
+        return op.class_name.empty() ? "rmdir " + observed.birth_marks.directory : "rm " + pin(op.class_name);
+    }
     std::string operator()(const AttachBirthMark& op) const {
         return fmt::format("bpftool cgroup attach {} sock_create pinned {} multi", cgroup(op.cgroup),
                            pin(op.class_name));

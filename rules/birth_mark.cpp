@@ -55,12 +55,16 @@ BirthMarks BirthMarks::open(std::string cgroup_mount, const std::string& directo
 
 bool BirthMarks::pinned() const { return access(directory_.c_str(), F_OK) == 0; }
 
-ObservedBirthMarks BirthMarks::observe(const std::vector<std::string>& cgroups) const {
+Expected<ObservedBirthMarks> BirthMarks::observe(const std::vector<std::string>& cgroups) const {
     ObservedBirthMarks observed{.unavailable = unavailable_, .directory = directory_};
     std::map<std::uint32_t, ObservedBirthMark*> by_id;
-    for (const std::string& name : bpf::names_in(directory_)) {
+    const auto names = bpf::names_in(directory_);
+    if (!names) return tl::make_unexpected(names.error());
+    if (names->empty() && pinned()) observed.classes[""] = {};
+    for (const std::string& name : *names) {
         if (name.find(kPinOfOther) != std::string::npos) continue;
         const auto pinned = bpf::pinned_at(path_of(name));
+        if (!pinned && bpf::is_shortage(errno)) return system_error(errno, "looking at " + path_of(name));
         ObservedBirthMark& seen = observed.classes[name];
         if (!pinned) continue;
         by_id[pinned->id] = &seen;
@@ -69,6 +73,7 @@ ObservedBirthMarks BirthMarks::observe(const std::vector<std::string>& cgroups) 
     if (by_id.empty()) return observed;
     for (const std::string& path : cgroups) {
         const bpf::Fd cgroup = bpf::open_directory(cgroup_mount_ + "/" + path);
+        if (!cgroup && bpf::is_shortage(errno)) return system_error(errno, "looking at cgroup " + path);
         const auto attached = cgroup ? bpf::attached_to(cgroup, kSockCreate.attach) : std::nullopt;
         if (!attached) continue;
         for (const std::uint32_t id : attached->programs)
@@ -94,6 +99,10 @@ Expected<void> BirthMarks::detach(const std::string& class_name, const std::stri
                        "detaching the BPF program of class " + class_name + " from cgroup " + cgroup);
 }
 
-Expected<void> BirthMarks::unpin(const std::string& class_name) const { return bpf::unpin(directory_, class_name); }
+Expected<void> BirthMarks::unpin(const std::string& class_name) const {
+    if (!class_name.empty()) return bpf::unpin(directory_, class_name);
+    if (rmdir(directory_.c_str()) != 0 && errno != ENOENT) return system_error(errno, "removing " + directory_);
+    return {};
+}
 
 } // namespace novpn

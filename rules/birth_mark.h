@@ -21,8 +21,9 @@ class BirthMarks {
     const std::string& unavailable() const { return unavailable_; }
     /// Whether anything of ours is pinned: only then something can be attached.
     bool pinned() const;
-    /// What is pinned, and to which of these cgroups (paths below the mount) it is attached.
-    ObservedBirthMarks observe(const std::vector<std::string>& cgroups) const;
+    /// What is pinned, and to which of these cgroups (paths below the mount) it is attached. A directory with nothing
+    /// in it, as a crash may leave it, is there as the pin of a class without a name, to be unpinned like any.
+    Expected<ObservedBirthMarks> observe(const std::vector<std::string>& cgroups) const;
 
     /// Loads the program and pins it, in the place of another one of the class; attached is none.
     Expected<void> pin(const std::string& class_name, const BirthMark& birth) const;

@@ -24,8 +24,8 @@ BirthMarks BirthMarks::open(std::string cgroup_mount, const std::string& directo
 
 bool BirthMarks::pinned() const { return false; }
 
-ObservedBirthMarks BirthMarks::observe(const std::vector<std::string>&) const {
-    return {.unavailable = unavailable_, .directory = directory_};
+Expected<ObservedBirthMarks> BirthMarks::observe(const std::vector<std::string>&) const {
+    return ObservedBirthMarks{.unavailable = unavailable_, .directory = directory_};
 }
 
 Expected<void> BirthMarks::pin(const std::string&, const BirthMark&) const { return refused(); }

@@ -74,9 +74,12 @@ std::optional<Pinned> pinned_at(const std::string& path) {
     return Pinned{std::move(fd), info.id, std::string(info.name, strnlen(info.name, sizeof info.name))};
 }
 
-std::vector<std::string> names_in(const std::string& directory) {
+bool is_shortage(int error) { return error == EMFILE || error == ENFILE || error == ENOMEM || error == EINTR; }
+
+Expected<std::vector<std::string>> names_in(const std::string& directory) {
     std::vector<std::string> names;
     const std::unique_ptr<DIR, CloseDirectory> open(opendir(directory.c_str()));
+    if (!open && is_shortage(errno)) return system_error(errno, "looking into " + directory);
     if (!open) return names;
     while (const dirent* entry = readdir(open.get()))
         if (const std::string_view name = entry->d_name; name != "." && name != "..") names.emplace_back(name);

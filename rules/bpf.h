@@ -65,7 +65,10 @@ struct Pinned {
 };
 /// None with errno: no program is pinned there, or what is cannot be taken.
 std::optional<Pinned> pinned_at(const std::string& path);
-std::vector<std::string> names_in(const std::string& directory);
+/// Of a directory that is not there: none.
+Expected<std::vector<std::string>> names_in(const std::string& directory);
+/// An errno that says nothing of what was asked for: who takes it for "not there" makes a second one beside the first.
+bool is_shortage(int error);
 
 /// Pins in the place of what is there, and makes the directory. Not below another file system: a directory of sysfs
 /// would take none either, but nothing is tried in what is not ours to write.

@@ -87,21 +87,26 @@ std::string Redirects::path_of(const std::string& class_name, std::string_view w
     return directory_ + "/" + pin_of(class_name, what);
 }
 
-ObservedRedirects Redirects::observe(const std::vector<std::string>& cgroups) const {
+Expected<ObservedRedirects> Redirects::observe(const std::vector<std::string>& cgroups) const {
     ObservedRedirects observed{.unavailable = unavailable_};
-    for (const std::string& name : bpf::names_in(directory_))
+    const auto pins = bpf::names_in(directory_);
+    if (!pins) return tl::make_unexpected(pins.error());
+    for (const std::string& name : *pins)
         if (const auto end = name.find(kPinOfOther); end != std::string::npos) observed.classes[name.substr(0, end)];
     for (auto& [class_name, seen] : observed.classes) {
         std::map<bpf_attach_type, std::uint32_t> programs;
         std::set<std::string> names;
         for (const RedirectHook& hook : kRedirectHooks) {
             const auto pinned = bpf::pinned_at(path_of(class_name, hook.word));
+            if (!pinned && bpf::is_shortage(errno))
+                return system_error(errno, "looking at " + path_of(class_name, hook.word));
             if (pinned) programs[hook.type] = pinned->id;
             names.insert(pinned ? pinned->name : "");
         }
         bool whole = names.size() == 1 && names.begin()->starts_with(kBirthProgram);
         for (const std::string& path : cgroups) {
             const bpf::Fd cgroup = bpf::open_directory(cgroup_mount_ + "/" + path);
+            if (!cgroup && bpf::is_shortage(errno)) return system_error(errno, "looking at cgroup " + path);
             std::size_t found = 0;
             for (const auto& [type, id] : programs)
                 if (const auto attached = cgroup ? bpf::attached_to(cgroup, type) : std::nullopt)
@@ -111,6 +116,8 @@ ObservedRedirects Redirects::observe(const std::vector<std::string>& cgroups) co
             whole = whole && found == kRedirectHooks.size();
         }
         const bpf::Fd resolvers(bpf_obj_get(path_of(class_name, kResolversPin).c_str()));
+        if (!resolvers && bpf::is_shortage(errno))
+            return system_error(errno, "looking at " + path_of(class_name, kResolversPin));
         if (resolvers) seen.resolvers = read(resolvers);
         if (whole && resolvers) seen.program = *names.begin();
     }

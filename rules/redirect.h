@@ -20,7 +20,7 @@ class Redirects {
     /// Empty: DNS can be redirected.
     const std::string& unavailable() const { return unavailable_; }
     /// What is pinned, and to which of these cgroups (paths below the mount) it is attached.
-    ObservedRedirects observe(const std::vector<std::string>& cgroups) const;
+    Expected<ObservedRedirects> observe(const std::vector<std::string>& cgroups) const;
 
     /// Loads and pins, in the place of what is pinned for the class; redirects nothing, attached is none.
     Expected<void> pin(const std::string& class_name, Mark mark) const;

@@ -21,7 +21,9 @@ Redirects Redirects::open(std::string cgroup_mount, const std::string& directory
     return made;
 }
 
-ObservedRedirects Redirects::observe(const std::vector<std::string>&) const { return {.unavailable = unavailable_}; }
+Expected<ObservedRedirects> Redirects::observe(const std::vector<std::string>&) const {
+    return ObservedRedirects{.unavailable = unavailable_};
+}
 
 Expected<void> Redirects::pin(const std::string&, Mark) const { return refused(); }
 Expected<void> Redirects::set(const std::string&, const Resolvers&) const { return refused(); }

@@ -350,7 +350,9 @@ Expected<Observed> FakeKernel::observe(const Scope& scope) {
     for (const auto& [path, id] : cgroups_) {
         bool asked = std::ranges::find(scope.cgroups, path) != scope.cgroups.end();
         bool below_root = !scope.cgroup_root.empty() && path.starts_with(scope.cgroup_root + "/");
-        if (asked || below_root) observed.cgroups[path] = id;
+        bool empty_root =
+            path == scope.cgroup_root && cgroups_.upper_bound(path + "/") == cgroups_.upper_bound(path + "0");
+        if (asked || below_root || empty_root) observed.cgroups[path] = id;
     }
     observed.ipv4_of_all = ipv4_of_all_;
     if (scope.others) observed.others = others_;

@@ -3,11 +3,16 @@
 #include "tests/support/fake_kernel.h"
 
 #include <algorithm>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 namespace novpn::test {
 
 namespace {
+
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::Not;
 
 address ip(const char* text) { return boost::asio::ip::make_address(text); }
 const std::string kRoot = "novpn-1";
@@ -82,6 +87,25 @@ TEST(Diff, SocketsAreMarkedAtBirthLastOnTheWayUpAndNotAnyMoreFirstOnTheWayDown) 
     ASSERT_GT(down.size(), 2u);
     EXPECT_EQ(down[0], Operation(DetachBirthMark{"novpn", kRoot + "/novpn"}));
     EXPECT_EQ(down[1], Operation(UnpinBirthMark{"novpn"}));
+}
+
+TEST(Diff, WhatACrashLeftEmptyIsRemoved) {
+    FakeKernel kernel = laptop();
+    kernel.allow_bpf(true);
+    ASSERT_TRUE(kernel.apply(CreateCgroup{kRoot}));
+    Scope everything = scope();
+    everything.cgroup_root = kRoot;
+    Observed observed = *kernel.observe(everything);
+    ASSERT_TRUE(observed.cgroups.contains(kRoot));
+    observed.birth_marks.classes[""] = {};
+    const Plan down = diff(observed, Desired{});
+    EXPECT_THAT(down, ElementsAre(Operation(UnpinBirthMark{""}), Operation(RemoveCgroup{kRoot})));
+    EXPECT_EQ(to_string(down[0], observed), "rmdir /sys/fs/bpf/novpn-4026531840");
+    // The cgroup is to be filled; the directory is made anew.
+    const Plan up = diff(observed, decide(observed, Config{}, {}, kRoot));
+    EXPECT_EQ(up[0], Operation(UnpinBirthMark{""}));
+    EXPECT_THAT(up, Contains(Operation(CreateCgroup{kRoot + "/novpn"})));
+    EXPECT_THAT(up, Not(Contains(Operation(RemoveCgroup{kRoot}))));
 }
 
 TEST(Diff, AnotherMarkIsAnotherProgram) {
