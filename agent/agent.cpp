@@ -76,6 +76,7 @@ struct Applied {
     std::vector<std::string> operations; ///< as their text
     bool bpf_refused = false;
     std::optional<Error> failure; ///< the first
+    bool missed = false;          ///< something dispensable failed that may work in a moment
 };
 
 /// How what is done is told.
@@ -107,6 +108,22 @@ std::string class_of(const Operation& operation, const Config& config) {
         operation);
 }
 
+/// The kernel's, or this process's, shortage of a moment, and not what the operation asks for.
+bool is_passing(std::error_code code) {
+    constexpr std::errc kPassing[] = {std::errc::no_buffer_space,
+                                      std::errc::not_enough_memory,
+                                      std::errc::interrupted,
+                                      std::errc::device_or_resource_busy,
+                                      std::errc::resource_unavailable_try_again,
+                                      std::errc::timed_out,
+                                      std::errc::bad_message,
+                                      std::errc::too_many_files_open,
+                                      std::errc::too_many_files_open_in_system};
+    return std::ranges::any_of(kPassing, [&](std::errc passing) { return code == passing; });
+}
+
+constexpr auto kAnotherTry = std::chrono::seconds(1);
+
 /// Applies in order. Stops at a failure, since what follows leans on what came before; `to_the_end`: on the way out.
 Applied apply_all(Kernel& kernel, const Plan& plan, const Observed& observed, std::string_view cause,
                   Telling telling = {}, bool to_the_end = false) {
@@ -132,7 +149,10 @@ Applied apply_all(Kernel& kernel, const Plan& plan, const Observed& observed, st
         log_line(has_ended ? LogTone::debug : LogTone::warning,
                  fmt::format("{}: {}: {}", cause, text, to_string(done.error())), telling.fields);
         applied.bpf_refused = applied.bpf_refused || is_of_bpf(operation);
-        if (is_dispensable(operation)) continue;
+        if (is_dispensable(operation)) {
+            applied.missed = applied.missed || is_passing(done.error().code);
+            continue;
+        }
         if (!applied.failure) applied.failure = done.error();
         if (!to_the_end) break;
     }
@@ -397,6 +417,7 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
     pass.operations = applied.operations.size();
     pass.failure = applied.failure;
     bpf_refused_ = applied.bpf_refused;
+    if (applied.missed && setup_.wake_at) setup_.wake_at(Clock::now() + kAnotherTry);
     if (repair) ++repairs_;
     incomplete_ = pass.failure.has_value();
     if (!incomplete_) attached_.clear();

@@ -4,6 +4,7 @@
 #include "agent/linux_kernel.h"
 #include "agent/lock.h"
 #include "agent/log.h"
+#include "agent/privileges.h"
 #include "agent/setup.h"
 #include "agent/sources/file_watch.h"
 #include "agent/sources/gather.h"
@@ -12,6 +13,7 @@
 #include "agent/table_names.h"
 #include "agent/units.h"
 #include "agent/watch.h"
+#include "rules/net_cls.h"
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -141,6 +143,10 @@ Expected<void> run(const Options& options) {
     if (auto probed = kernel->probe(); !probed) return probed;
     auto cgroup_root = cgroup_root_of_this_netns();
     if (!cgroup_root) return tl::make_unexpected(cgroup_root.error());
+    const bool mounts = config->marking == Marking::net_cls || NetCls(*cgroup_root).observe().mounted_by_us;
+    // Before there are threads. Some systems forbid even this, and none needs it.
+    if (auto dropped = drop_privileges(mounts ? Mounting::kept : Mounting::given_up); !dropped)
+        spdlog::warn("{}, ignoring", to_string(dropped.error()));
     if (auto made = make_runtime_dir(options.runtime_dir); !made) return made;
 
     boost::asio::io_context io(1);

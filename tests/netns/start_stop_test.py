@@ -1,4 +1,6 @@
 """Starting, stopping, and every reason not to start: all of it, or nothing."""
+import pathlib
+import re
 import signal
 import socket
 import unittest
@@ -61,6 +63,17 @@ class StartStop(LabTest):
             notified.settimeout(10)
             self.agent = self.lab.start_agent(environment={"NOTIFY_SOCKET": path})
             self.assertIn(b"READY=1", notified.recv(4096))
+
+    def test_it_keeps_those_rights_alone_that_it_uses(self):
+        self.start_agent()
+        used = sum(1 << capability for capability in (1, 12, 19, 39))  # DAC_OVERRIDE, NET_ADMIN, SYS_PTRACE, BPF
+        tasks = list(pathlib.Path(f"/proc/{self.agent.pid}/task").iterdir())
+        for task in tasks:
+            status = dict(re.findall(r"^(\w+):\t(\S+)$", (task / "status").read_text(), re.MULTILINE))
+            held = {name: int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb")}
+            self.assertEqual(held, {"CapPrm": used, "CapEff": used, "CapBnd": used, "CapInh": 0, "CapAmb": 0}, task)
+            self.assertEqual(status["NoNewPrivs"], "1", task)
+        self.assertTrue(tasks)
 
     def test_a_second_agent_is_refused(self):
         self.start_agent()
