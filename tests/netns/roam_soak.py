@@ -4,12 +4,16 @@ Each step is one event. Once the agent has settled the kernel is what a fresh ag
 answered by way of the uplink where there is one, and two counters stay 0: members' packets in a tunnel, and ordinary
 packets at the uplink's host that should have been in the tunnel.
 
-Usage: roam_soak.py [--seed N]... [--steps N] [--keep-going] [--events WORD,...] [--trace]
+Usage: roam_soak.py [--seed N]... [--steps N] [--keep-going] [--events WORD,...] [--faults] [--trace]
+--faults: the kernel also refuses some of the agent's writes, by a preloaded library (inject.py).
 A failure prints its seed, its step and the last events; the same seed replays it.
 """
 import argparse
 import collections
+import errno
 import json
+import os
+import pathlib
 import random
 import re
 import signal
@@ -19,6 +23,7 @@ import time
 
 from labtest import the_lab
 from lab import ECHO, MEMBER_ECHO, PYTHON, SITES, VPN_SEEN, read_line, wait_until
+from inject import Inject
 from inside import Cables, Packets, Router, Shell
 
 FAMILIES = (4, 6)
@@ -74,8 +79,33 @@ class Takeover:
         self.metric = metric  # of its default in main; none where it takes over by more than that
 
 
+class Gauges:
+    """What an agent holds of the machine, as it grows: at its first sample and at most. An agent that was started anew begins
+    anew."""
+    MOST_GROWTH = {"KiB": 64 << 10, "descriptors": 16}
+
+    def __init__(self):
+        self.of = {}    # pid: the first sample
+        self.most = collections.Counter()
+
+    def sample(self, pid):
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+        now = {"KiB": int(re.search(r"VmRSS:\s+(\d+)", status)[1]), "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
+               "threads": int(re.search(r"Threads:\s+(\d+)", status)[1])}
+        first = self.of.setdefault(pid, now)
+        for name, most in self.MOST_GROWTH.items():
+            assert now[name] - first[name] <= most, f"the agent grows: {first}, and now {now}"
+        for name, value in now.items():
+            self.most[name] = max(self.most[name], value)
+
+    def __str__(self):
+        return ", ".join(f"{value} {name}" for name, value in sorted(self.most.items()))
+
+
 class Walk:
-    def __init__(self, lab, seed, trace=False):
+    def __init__(self, lab, seed, trace=False, faults=False):
+        self.gauges = Gauges()
+        self.inject = Inject(lab.directory) if faults else None
         self.lab, self.random, self.trace = lab, random.Random(seed), trace
         self.history = collections.deque(maxlen=40)
         self.wire = []  # what passed during the last check, for the message of a failure
@@ -102,11 +132,15 @@ class Walk:
         for router in ("router_a", "router_b"):
             self.sh("ip link set lan address $(ip -o link show lan | sed 's/.*ether \\([^ ]*\\).*/\\1/')", router)
         (lab.directory / "novpn.yaml").write_text("")
-        self.agent = lab.start_agent("")
+        self.agent = lab.start_agent("", environment=self.environment)
         self.ordinary = lab.spawn(PYTHON, lab.directory / "probe.py", "serve")
         self.join()
 
     # ---- tools
+
+    @property
+    def environment(self):
+        return self.inject.environment if self.inject else None
 
     def sh(self, script, namespace="laptop", check=True):
         return self.shells[namespace].run(script, check)
@@ -347,6 +381,7 @@ class Walk:
         if self.agent_is == "running":
             assert self.agent.process.poll() is None, f"novpnd ended with {self.agent.process.returncode}"
             wait_until(self.settled_without_drift, 5, "a kernel as a fresh agent would have it", lambda: self.drift)
+            self.gauges.sample(self.agent.process.pid)
         routes, links = self.look()
         self.check_packets(routes, links, strict=self.agent_is == "running")
 
@@ -775,7 +810,9 @@ class Walk:
         self.start_agent()
 
     def start_agent(self):
-        self.agent = self.lab.start_agent("", ready=False)
+        if self.inject:
+            self.inject.reset()
+        self.agent = self.lab.start_agent("", ready=False, environment=self.environment)
         wait_until(self.answers, 10, "novpnd answering", self.agent.log.read_text)
         self.agent_is = "running"
 
@@ -813,6 +850,15 @@ class Walk:
         self.agent.process.send_signal(signal.SIGCONT)
         self.agent_is = "running"
 
+    @event(4, lambda walk: walk.inject and walk.agent_is == "running")
+    def the_kernel_refuses(self):
+        first = self.inject.get("writes") + self.random.randint(1, 6)
+        last = first + self.random.choice((0, 0, 1, 3))
+        error = self.random.choice((errno.ENOBUFS, errno.ENOMEM, errno.EINTR, errno.EBUSY))
+        done = self.random.randrange(2)
+        self.note(f"writes {first} to {last} will be refused: {errno.errorcode[error]}{', though done' if done else ''}")
+        self.inject.set(refuse_from=first, refuse_to=last, refuse_with=error, after_all=done)
+
     # ---- other tools
 
     @event(5, lambda walk: walk.agent_is == "running")
@@ -846,16 +892,17 @@ class Walk:
                           *(f"{router}: {self.sh('ip neighbour; bridge fdb show br lan', router, check=False)}" for router in ("router_a", "router_b"))])
 
 
-def soak(seed, steps, only, trace, out):
-    """Walks that many steps. The step that failed, or none."""
+def soak(seed, steps, only, trace, out, faults=False, until=None):
+    """Walks that many steps, or until that time (time.monotonic()). The step that failed, or none."""
     started = time.monotonic()
     with the_lab.Lab(wired=True) as lab:
-        walk = Walk(lab, seed, trace)
+        walk = Walk(lab, seed, trace, faults)
         try:
-            while walk.step < steps:
+            while walk.step < steps and (until is None or time.monotonic() < until):
                 walk.take_step(only)
             for counter in ("member packets, uplink", "ordinary packets, tunnel"):
-                assert walk.counts[counter], f"the counters see nothing: {walk.counts}"
+                # A walk that was cut short may have met neither.
+                assert walk.counts[counter] or walk.step < 200, f"the counters see nothing: {walk.counts}"
         except Exception as failure:
             if walk.agent_is == "stopped":
                 walk.agent.process.send_signal(signal.SIGCONT)
@@ -868,7 +915,7 @@ def soak(seed, steps, only, trace, out):
                 walk.agent.process.send_signal(signal.SIGCONT)
         counts = ", ".join(f"{count} {name}" for name, count in sorted(walk.counts.items()))
         print(f"ok: seed {seed}: {counts}; members' packets in a tunnel: {walk.counts['member packets, tunnel']}, ordinary packets astray:"
-              f" {walk.counts['ordinary packets astray']}; {time.monotonic() - started:.0f} s", file=out, flush=True)
+              f" {walk.counts['ordinary packets astray']}; the agent at most: {walk.gauges}; {time.monotonic() - started:.0f} s", file=out, flush=True)
     return None
 
 
@@ -878,6 +925,7 @@ def main():
     options.add_argument("--steps", type=int, default=2000, help="in all, shared among the seeds")
     options.add_argument("--keep-going", action="store_true", help="after a failure go on with the next seed, for ever new ones")
     options.add_argument("--events", help="these only")
+    options.add_argument("--faults", action="store_true", help="the kernel refuses some writes")
     options.add_argument("--trace", action="store_true", help="say each event as it comes")
     given = options.parse_args()
     seeds = given.seed or [1]
@@ -886,7 +934,7 @@ def main():
     while left > 0 and seeds:
         seed = seeds.pop(0)
         share = left if given.keep_going and not seeds else max(1, left // (len(seeds) + 1))
-        step = soak(seed, share, only, given.trace, sys.stdout)
+        step = soak(seed, share, only, given.trace, sys.stdout, given.faults)
         left -= step or share
         if step is not None:
             failed += 1

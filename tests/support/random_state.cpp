@@ -35,8 +35,8 @@ constexpr const char* kGlobs[] = {"eth0", "wlan*", "w*", "ppp0", "br0", "tun0", 
 
 class Generator {
   public:
-    explicit Generator(std::uint32_t seed)
-        : random_(seed) {}
+    explicit Generator(std::function<std::uint32_t()> random)
+        : random_(std::move(random)) {}
 
     RandomState generate() {
         state_.kernel.allow_bpf(chance(60));
@@ -491,7 +491,7 @@ class Generator {
         }
     }
 
-    std::mt19937 random_;
+    std::function<std::uint32_t()> random_;
     RandomState state_;
     std::vector<Link> physical_, tunnels_;
     std::vector<std::pair<Link, address>> addresses_;
@@ -499,6 +499,8 @@ class Generator {
 
 } // namespace
 
-RandomState random_state(std::uint32_t seed) { return Generator(seed).generate(); }
+RandomState random_state(std::uint32_t seed) { return random_state(std::mt19937(seed)); }
+
+RandomState random_state(std::function<std::uint32_t()> random) { return Generator(std::move(random)).generate(); }
 
 } // namespace novpn::test

@@ -5,6 +5,8 @@
 #include "agent/decide.h"
 #include "tests/support/fake_kernel.h"
 
+#include <functional>
+
 namespace novpn::test {
 
 inline constexpr char kRandomRoot[] = "novpn-1"; ///< the cgroup root of random states
@@ -21,5 +23,7 @@ struct RandomState {
 
 /// Rules of others that stand before ours match no member's packet: what becomes of one that does is not the plan's.
 RandomState random_state(std::uint32_t seed);
+/// The same, by whatever gives numbers.
+RandomState random_state(std::function<std::uint32_t()> random);
 
 } // namespace novpn::test
