@@ -16,6 +16,9 @@ namespace {
 /// The selector of what `novpn run` and `add` have put into the class's own cgroup.
 constexpr const char* kByRun = "run";
 
+/// Of the sockets that keep their path, so many are named.
+constexpr std::size_t kMostSockets = 20;
+
 /// Sockets that the process holds and that leave this machine, of those born inside the cgroups, or outside of them.
 /// None where /proc does not tell: the process is gone.
 std::vector<OpenSocket> held_by(pid_t pid, const std::vector<OpenSocket>& sockets,
@@ -235,7 +238,10 @@ Expected<Placed> Agent::place(const std::string& class_name, pid_t pid) {
         warn(to_string(sockets.error()));
         return Placed{};
     }
-    return Placed{.old_sockets = held_by(pid, *sockets, kernel_.cgroup_ids(cgroup), false).size()};
+    Placed placed{.sockets = held_by(pid, *sockets, kernel_.cgroup_ids(cgroup), false)};
+    placed.old_sockets = placed.sockets.size();
+    if (placed.sockets.size() > kMostSockets) placed.sockets.resize(kMostSockets);
+    return placed;
 }
 
 /// The kernel tags the open sockets of the process anew, so that none can be told from a later one: counted before.

@@ -68,6 +68,8 @@ Answer place_now(Exchange& exchange, const std::string& class_name, pid_t pid) {
     json::object parameters;
     parameters["class"] = class_name;
     parameters["old_sockets"] = placed->old_sockets;
+    json::array& sockets = parameters["sockets"].emplace_array();
+    for (const OpenSocket& socket : placed->sockets) sockets.emplace_back(to_string(socket));
     return parameters;
 }
 

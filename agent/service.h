@@ -4,6 +4,7 @@
 
 #include "config/config.h"
 #include "netlink/error.h"
+#include "netlink/sockets.h"
 
 #include <boost/asio/ip/address.hpp>
 #include <boost/json/object.hpp>
@@ -27,7 +28,8 @@ struct Caller {
 
 /// What joining a class left as it was.
 struct Placed {
-    std::size_t old_sockets = 0; ///< open sockets of the process, made before: they keep their path
+    std::size_t old_sockets = 0;     ///< open sockets of the process, made before: they keep their path
+    std::vector<OpenSocket> sockets; ///< they, or the first of them where they are many
     bool operator==(const Placed&) const = default;
 };
 

@@ -19,6 +19,7 @@
 #include "config/load.h"
 #include "config/text.h"
 
+#include <algorithm>
 #include <boost/json/array.hpp>
 #include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
@@ -319,7 +320,12 @@ int add(const std::string& runtime_dir, const Add& what) {
     std::string text = fmt::format("{} is in class {}", process, what.class_name);
     if (old == 1) text += "; 1 of its open sockets was made before and keeps its path";
     if (old > 1) text += fmt::format("; {} of its open sockets were made before and keep their path", old);
-    return print(text + "\n");
+    const auto sockets = texts_of(*answer, "sockets");
+    text += sockets.empty() ? "\n" : ":\n";
+    for (const auto& socket : sockets) text += "  " + socket + "\n";
+    const auto more = old - static_cast<std::int64_t>(sockets.size());
+    if (!sockets.empty() && more > 0) text += fmt::format("  and {} more\n", more);
+    return print(text);
 }
 
 int remove(const std::string& runtime_dir, const Remove& what) {
@@ -468,7 +474,11 @@ int apps(const Apps& how) {
         }
     }
     if (how.json) return print(json::serialize(json::object{{"apps", std::move(list)}}) + "\n");
-    return print(text.empty() ? "no application runs here, and none is installed\n" : text);
+    if (text.empty()) return print("no application runs here, and none is installed\n");
+    if (std::ranges::none_of(found, [](const auto& app) { return app.second.running > 0; }))
+        text += "\nNone of them runs in a scope of its own. Where the desktop makes no scopes, 'apps:' finds nothing;\n"
+                "'novpn desktop-entry ID' writes a launcher that starts one in a class.\n";
+    return print(text);
 }
 
 int desktop_entry(const std::string& runtime_dir, const Launcher& what) {

@@ -2,29 +2,12 @@
 
 #include "agent/cli/fields.h"
 #include "agent/cli/terminal.h"
-#include "config/text.h"
 
-#include <boost/json/array.hpp>
-#include <boost/json/value.hpp>
 #include <fmt/format.h>
-#include <vector>
 
 namespace novpn {
 
 namespace json = boost::json;
-
-namespace {
-
-std::vector<std::string> texts_of(const json::object& event, std::string_view name) {
-    std::vector<std::string> texts;
-    const json::value* list = event.if_contains(name);
-    if (list == nullptr || !list->is_array()) return texts;
-    for (const auto& element : list->get_array())
-        texts.push_back(element.is_string() ? printable(element.get_string()) : std::string());
-    return texts;
-}
-
-} // namespace
 
 std::string to_line(const json::object& event, std::optional<std::size_t> columns) {
     std::string line;

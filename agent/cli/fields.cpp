@@ -15,6 +15,15 @@ std::string text_of(const json::object& object, std::string_view name) {
     return value != nullptr && value->is_string() ? printable(value->get_string()) : std::string();
 }
 
+std::vector<std::string> texts_of(const json::object& object, std::string_view name) {
+    std::vector<std::string> texts;
+    const json::value* value = object.if_contains(name);
+    if (value == nullptr || !value->is_array()) return texts;
+    for (const auto& element : value->get_array())
+        texts.push_back(element.is_string() ? printable(element.get_string()) : std::string());
+    return texts;
+}
+
 std::optional<std::int64_t> number_of(const json::object& object, std::string_view name) {
     const json::value* value = object.if_contains(name);
     if (value == nullptr) return std::nullopt;

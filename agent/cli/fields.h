@@ -18,6 +18,9 @@ std::optional<std::int64_t> number_of(const boost::json::object& object, std::st
 const boost::json::object& object_of(const boost::json::object& object, std::string_view name);
 std::vector<const boost::json::object*> objects_of(const boost::json::object& object, std::string_view name);
 
+/// As text_of(), of each string of a list.
+std::vector<std::string> texts_of(const boost::json::object& object, std::string_view name);
+
 /// "1 process", "2 processes"
 std::string counted(std::int64_t count, std::string_view singular, std::string_view plural);
 /// "table main", "table 7866"

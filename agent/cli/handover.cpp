@@ -66,33 +66,35 @@ bool has_windows(const std::string& program, const Surroundings& where) {
     return false;
 }
 
-/// The program of a process, and the script where that is an interpreter's.
-struct Running {
-    std::string executable;
-    std::string first_argument;
-    pid_t parent = 0;
-};
-
-std::optional<Running> running(const fs::path& process) {
+/// Empty where it is not told: of another user's, and of one that is gone.
+std::string executable_of(const std::string& process) {
     std::error_code error;
-    Running found;
-    found.executable = fs::read_symlink(process / "exe", error).string();
-    if (error) return std::nullopt;
+    std::string executable = fs::read_symlink(process + "/exe", error).string();
     // A browser that has been upgraded since.
     constexpr std::string_view kDeleted = " (deleted)";
-    if (found.executable.ends_with(kDeleted)) found.executable.resize(found.executable.size() - kDeleted.size());
-    std::ifstream words(process / "cmdline", std::ios::binary);
-    std::string program;
+    if (executable.ends_with(kDeleted)) executable.resize(executable.size() - kDeleted.size());
+    return executable;
+}
+
+/// The script, of an interpreter's.
+std::string first_argument_of(const std::string& process) {
+    std::ifstream words(process + "/cmdline", std::ios::binary);
+    std::string program, argument;
     std::getline(words, program, '\0');
-    std::getline(words, found.first_argument, '\0');
-    // "PID (name) state PPID": the name may have a ')'.
-    std::ifstream file(process / "stat");
+    std::getline(words, argument, '\0');
+    return argument;
+}
+
+pid_t parent_of(const std::string& process) {
+    std::ifstream file(process + "/stat");
     std::string stat;
     std::getline(file, stat);
+    // "PID (name) state PPID": the name may have a ')'.
     const auto end = stat.rfind(") ");
-    if (end == std::string::npos || end + 4 > stat.size()) return std::nullopt;
-    std::from_chars(stat.data() + end + 4, stat.data() + stat.size(), found.parent);
-    return found;
+    pid_t parent = 0;
+    if (end != std::string::npos && end + 4 < stat.size())
+        std::from_chars(stat.data() + end + 4, stat.data() + stat.size(), parent);
+    return parent;
 }
 
 std::optional<pid_t> number_of(const fs::path& process) {
@@ -111,20 +113,24 @@ std::vector<pid_t> running_instances(const std::vector<std::string>& command, ui
     // lies beside another.
     const bool script = is_script(location);
     const bool beside = script && !directory_of(location).ends_with("bin");
-    const auto is_one = [&](const Running& process) {
-        return process.executable == location || name_of(process.executable) == name_of(location) ||
-               name_of(process.executable) == name_of(command.front()) ||
-               (beside && directory_of(process.executable) == directory_of(location)) ||
-               (script && process.first_argument.starts_with('/') &&
-                location_of(process.first_argument, where.path) == location);
+    const auto is_one = [&](const std::string& process) {
+        const std::string executable = executable_of(process);
+        if (executable.empty()) return false;
+        if (executable == location || name_of(executable) == name_of(location)) return true;
+        if (name_of(executable) == name_of(command.front())) return true;
+        if (!script) return false;
+        if (beside && directory_of(executable) == directory_of(location)) return true;
+        const std::string argument = first_argument_of(process);
+        return argument.starts_with('/') && location_of(argument, where.path) == location;
     };
     std::map<pid_t, pid_t> found; // by its parent
     std::error_code error;
     for (fs::directory_iterator at(where.proc, error); !error && at != fs::directory_iterator(); at.increment(error)) {
         const auto pid = number_of(at->path());
+        const std::string& process = at->path().native();
         struct stat status {};
-        if (!pid || *pid == ::getpid() || ::stat(at->path().c_str(), &status) != 0 || status.st_uid != uid) continue;
-        if (const auto process = running(at->path()); process && is_one(*process)) found[*pid] = process->parent;
+        if (!pid || *pid == ::getpid() || ::stat(process.c_str(), &status) != 0 || status.st_uid != uid) continue;
+        if (is_one(process)) found[*pid] = parent_of(process);
     }
     std::vector<pid_t> first;
     for (const auto& [pid, parent] : found)

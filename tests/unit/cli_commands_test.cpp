@@ -6,6 +6,7 @@
 
 #include <boost/json/parse.hpp>
 #include <fstream>
+#include <netinet/in.h>
 
 namespace novpn::test {
 namespace {
@@ -59,6 +60,16 @@ TEST_F(CommandsTest, AddCountsTheSocketsThatKeepTheirPath) {
     on_loop([&] { agent.placing = Placed{.old_sockets = 1}; });
     EXPECT_EQ(add(),
               (Said{0, myself() + " is in class novpn; 1 of its open sockets was made before and keeps its path\n"}));
+    const OpenSocket socket{.ip_protocol = IPPROTO_TCP,
+                            .local = boost::asio::ip::make_address("10.8.0.2"),
+                            .local_port = 40112,
+                            .remote = boost::asio::ip::make_address("203.0.113.1"),
+                            .remote_port = 443};
+    on_loop([&] { agent.placing = Placed{.old_sockets = 3, .sockets = {socket}}; });
+    EXPECT_EQ(add(),
+              (Said{0, myself() + " is in class novpn; 3 of its open sockets were made before and keep their path:\n"
+                                  "  tcp 10.8.0.2:40112 -> 203.0.113.1:443\n"
+                                  "  and 2 more\n"}));
     on_loop([&] { agent.placing = Placed{}; });
     EXPECT_EQ(add(), (Said{0, myself() + " is in class novpn\n"}));
     EXPECT_EQ(add("resting"), (Said{1, "novpn: placing " + myself() +

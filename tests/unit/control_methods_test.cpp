@@ -36,7 +36,7 @@ TEST_F(MethodsTest, PlaceTellsOfOldSockets) {
     if (!root()) GTEST_SKIP() << "needs root";
     serve();
     EXPECT_EQ(call("Place", {{"class", "novpn"}, {"pid", ::getpid()}}),
-              (json::object{{"class", "novpn"}, {"old_sockets", 2}}));
+              (json::object{{"class", "novpn"}, {"old_sockets", 2}, {"sockets", json::array{}}}));
 }
 
 TEST_F(MethodsTest, ReleaseTellsWhatBecameOfTheSockets) {

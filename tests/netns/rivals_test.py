@@ -1,0 +1,91 @@
+"""What a VPN's server, a program with root's rights and whoever may write where the agent does can try, at full speed."""
+import os
+import pathlib
+import re
+import unittest
+
+from injected import HALVES, TUNNEL, InjectedTest
+from lab import cgroup_mount, wait_until
+
+FLOOD = 100_000  # Routes that a server pushes; a full table of the internet is ten times that.
+MEMORY = 256 << 10  # KiB of the agent under it, with room for the sanitizers.
+
+
+class Hostile(InjectedTest):
+    def setUp(self):
+        super().setUp()
+        self.sh(HALVES)
+        self.start("{}\n")
+        self.settle()
+        self.join()
+        self.check_member(answered=True)
+
+    def peak(self):
+        return int(re.search(r"VmHWM:\s+(\d+)", pathlib.Path(f"/proc/{self.agent.pid}/status").read_text())[1])
+
+    def test_a_flood_of_routes(self):
+        before = self.peak()
+        batch = self.lab.directory / "flood"
+        batch.write_text("".join(f"route add {60 + (n >> 16)}.{n >> 8 & 255}.{n & 255}.0/24 dev {TUNNEL}\n" for n in range(FLOOD)))
+        self.sh(f"ip -batch {batch}")
+        self.settle(120)
+        self.check_member(answered=True)
+        self.check_ordinary()
+        self.check_wire()
+        ours = self.sh("ip route show table 7866 | wc -l; ip -6 route show table 7866 | wc -l").split()
+        self.assertLess(max(map(int, ours)), 10, "routes by the tunnel are no class's")
+        grown = self.peak() - before
+        print(f"{FLOOD} routes: the agent's peak grew by {grown} KiB", flush=True)
+        self.assertLess(grown, MEMORY)
+        self.arrive("b")
+        self.settle(120)
+        self.check_member(answered=True)
+
+    def test_cgroups_are_removed_as_fast_as_one_can(self):
+        self.lab.end(self.member)
+        before = self.lab.snapshot()
+        cgroup = cgroup_mount() / f"novpn-{self.lab.netns_inode()}"
+        rival = self.lab.spawn("sh", "-c", f"while :; do rmdir {cgroup}/novpn {cgroup}; ip rule del preference 64; done 2>&-",
+                               output=self.lab.directory / "rival.log")
+        wait_until(lambda: self.agent.status()["repairs"] >= 10, 30, "ten repairs", self.agent.explain)
+        self.lab.end(rival)
+        self.sh("ip rule del preference 64 || true")  # A cause to look: nobody tells of a cgroup of the agent's own.
+        self.settle(60)
+        self.assert_state_is(before)
+        self.join()
+        self.check_member(answered=True)
+
+    def test_another_tool_with_our_mark(self):
+        self.sh(f"""for f in -4 -6; do ip $f route add default dev {TUNNEL} table 51820
+            ip $f rule add fwmark 0x4e000000/0xff000000 lookup 51820 preference 40; done""")
+        self.settle()
+        self.check_member(answered=True)
+        self.check_wire()
+        for family in (4, 6):
+            ours = [rule["priority"] for rule in self.lab.rules(family) if rule.get("table") == "7866"]
+            self.assertTrue(ours and max(ours) < 40, self.lab.rules(family))
+
+
+class Links(InjectedTest):
+    """Symbolic links where the agent writes."""
+
+    def test_in_place_of_the_lock(self):
+        target = self.lab.directory / "precious"
+        target.write_text("as it was")
+        self.sh(f"mkdir -p /run/novpn; ln -s {target} /run/novpn/netns-{self.lab.netns_inode()}.lock")
+        result = self.lab.run(self.lab.directory / "bin/novpnd", "--runtime-dir", self.lab.directory / "run", check=False)
+        self.assert_refused(result, "lock")
+        self.assertEqual(target.read_text(), "as it was")
+
+    def test_in_place_of_the_socket(self):
+        target = self.lab.directory / "precious"
+        target.write_text("as it was")
+        os.symlink(target, self.lab.directory / "run/io.novpn.Agent")
+        result = self.lab.run(self.lab.directory / "bin/novpnd", "--runtime-dir", self.lab.directory / "run", check=False)
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertEqual(target.read_text(), "as it was")
+        self.assertTrue((self.lab.directory / "run/io.novpn.Agent").is_symlink())
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
