@@ -2,6 +2,7 @@
 
 #include "agent/explain.h"
 #include "agent/log.h"
+#include "agent/stale.h"
 
 #include <algorithm>
 #include <boost/json/array.hpp>
@@ -414,6 +415,12 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
     }
     shown_.cgroup_mount = observed->cgroup_mount;
     shown_.birth_marks.directory = observed->birth_marks.directory;
+    if (!applied.failure) {
+        // Behind the way out that programs connect anew by.
+        Applied ended = apply_all(kernel_, flows_gone_stale(*observed, desired), *observed, cause,
+                                  {.fields = fields_of(desired), .config = &config_, .since = since});
+        std::ranges::move(ended.operations, std::back_inserter(applied.operations));
+    }
     pass.operations = applied.operations.size();
     pass.failure = applied.failure;
     bpf_refused_ = applied.bpf_refused;
@@ -599,6 +606,35 @@ Plan Agent::sockets_to_end(const Desired& after) {
         if (ends && leaves_this_machine(socket)) plan.push_back(EndSocket{socket});
     }
     return plan;
+}
+
+/// Once after each time that an address has gone or a class goes another way, as soon as there is a way out.
+Plan Agent::flows_gone_stale(const Observed& observed, const Desired& desired) {
+    moved_.merge(families_moved(observed, desired, addresses_, desired_ ? &*desired_ : nullptr));
+    addresses_.clear();
+    for (const Address& a : observed.addresses) addresses_.insert(a.local);
+    // What is older than all steering is nobody's flow of ours.
+    if (!desired_ && !observed.nft.present) moved_.clear();
+    auto is_due = [&](Family family) {
+        return std::ranges::any_of(desired.classes, [&](const auto& c) { return has_way_out(c.second, family); });
+    };
+    if (!std::erase_if(moved_, is_due) || !config_.sockets.destroy_stale) return {};
+    auto sockets = kernel_.sockets();
+    if (!sockets) {
+        spdlog::warn("looking for sockets whose address is gone: {}", to_string(sockets.error()));
+        return {};
+    }
+    OpenFlows flows{.sockets = std::move(*sockets)};
+    if (auto connections = kernel_.connections())
+        flows.connections = std::move(*connections);
+    else
+        spdlog::warn("looking for stale connections: {}, ignoring", to_string(connections.error()));
+    for (const auto& [name, decision] : desired.classes) {
+        auto& ids = flows.cgroups[name];
+        ids = kernel_.cgroup_ids(decision.cgroup);
+        for (const auto& [path, _] : decision.matched) ids.merge(kernel_.cgroup_ids(path));
+    }
+    return stale_flows(flows, observed, desired);
 }
 
 /// Says what is decided otherwise than before, and returns it.

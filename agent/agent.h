@@ -115,6 +115,7 @@ class Agent : public Service {
     Expected<Released> release(pid_t pid) override;
     std::optional<std::string> class_of(pid_t pid) override;
     std::optional<std::string> selector_of(pid_t pid) override;
+    std::vector<OldSocket> old_sockets_of(pid_t pid) override;
     Expected<void> set_enabled(const std::string& class_name, bool enabled,
                                std::optional<std::chrono::seconds> for_how_long) override;
     Expected<void> reload() override;
@@ -164,6 +165,7 @@ class Agent : public Service {
     std::set<std::uint64_t> ids_that_leave(const ClassDecision& before, const Desired& after);
     void ask_sources(const Observed& observed, const Desired& desired, Clock::time_point now);
     Plan sockets_to_end(const Desired& after);
+    Plan flows_gone_stale(const Observed& observed, const Desired& desired);
     std::optional<Clock::duration> limit_moves(const Observed& observed, Desired& desired, Clock::time_point now);
     std::vector<std::string> report_decision(const Desired& desired, std::string_view cause);
     LogTone tone_of(bool contested, Clock::time_point now);
@@ -187,6 +189,8 @@ class Agent : public Service {
     std::map<std::string, Switch> switches_;
     std::optional<Desired> desired_;                    ///< of the last pass
     std::map<std::string, ClassDecision> classes_left_; ///< as they were when the site was known last
+    std::set<address> addresses_;                       ///< as the last pass saw them
+    std::set<Family> moved_; ///< where flows may have gone stale, and nobody has looked since
     std::set<address> gateways_;
     std::optional<std::set<MacAddress>> gateway_macs_;
     std::optional<SiteConfig> entered_; ///< as it was then; the last that was known

@@ -2,6 +2,7 @@
 #include "agent/agent.h"
 #include "agent/explain.h"
 #include "agent/metrics.h"
+#include "agent/old_sockets.h"
 #include "agent/policies.h"
 #include "agent/process.h"
 
@@ -77,6 +78,15 @@ std::optional<std::string> find_lost_replies(const StatusFacts& facts) {
                            name, link->name, link->name);
     }
     return std::nullopt;
+}
+
+std::vector<OldSocket> named(const std::vector<OpenSocket>& sockets, pid_t pid) {
+    std::vector<OldSocket> names;
+    for (const OpenSocket& socket : sockets) {
+        if (names.size() == kMaxNamedSockets) break;
+        names.push_back(named(socket, pid));
+    }
+    return names;
 }
 
 } // namespace
@@ -175,7 +185,11 @@ boost::json::object Agent::status(const Caller& caller) {
         auto inside = kernel_.cgroup_ids(cgroup);
         for (pid_t pid : visible_processes(kernel_.processes(cgroup), caller)) {
             ++members.processes;
-            if (sockets) members.old_sockets += held_by(pid, *sockets, inside, false).size();
+            if (!sockets) continue;
+            const auto old = held_by(pid, *sockets, inside, false);
+            members.old_sockets += old.size();
+            if (members.named.size() < kMaxNamedSockets)
+                std::ranges::move(named(old, pid), std::back_inserter(members.named));
         }
         return members;
     };
@@ -238,10 +252,8 @@ Expected<Placed> Agent::place(const std::string& class_name, pid_t pid) {
         warn(to_string(sockets.error()));
         return Placed{};
     }
-    Placed placed{.sockets = held_by(pid, *sockets, kernel_.cgroup_ids(cgroup), false)};
-    placed.old_sockets = placed.sockets.size();
-    if (placed.sockets.size() > kMostSockets) placed.sockets.resize(kMostSockets);
-    return placed;
+    const auto old = held_by(pid, *sockets, kernel_.cgroup_ids(cgroup), false);
+    return Placed{.old_sockets = old.size(), .named = named(old, pid)};
 }
 
 /// The kernel tags the open sockets of the process anew, so that none can be told from a later one: counted before.
@@ -302,6 +314,17 @@ std::optional<std::string> Agent::class_of(pid_t pid) {
 std::optional<std::string> Agent::selector_of(pid_t pid) {
     auto membership = membership_of(pid);
     return membership ? std::optional(membership->selector) : std::nullopt;
+}
+
+std::vector<OldSocket> Agent::old_sockets_of(pid_t pid) {
+    const auto membership = membership_of(pid);
+    if (!membership) return {};
+    const auto sockets = kernel_.sockets();
+    if (!sockets) {
+        warn(to_string(sockets.error()));
+        return {};
+    }
+    return named(held_by(pid, *sockets, kernel_.cgroup_ids(membership->cgroup), false), pid);
 }
 
 Expected<Released> Agent::release(pid_t pid) {

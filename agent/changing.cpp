@@ -1,5 +1,6 @@
 #include "agent/changing.h"
 
+#include "agent/old_sockets.h"
 #include "agent/target.h"
 
 #include <boost/json/value.hpp>
@@ -68,8 +69,7 @@ Answer place_now(Exchange& exchange, const std::string& class_name, pid_t pid) {
     json::object parameters;
     parameters["class"] = class_name;
     parameters["old_sockets"] = placed->old_sockets;
-    json::array& sockets = parameters["sockets"].emplace_array();
-    for (const OpenSocket& socket : placed->sockets) sockets.emplace_back(to_string(socket));
+    parameters["old"] = to_json(placed->named);
     return parameters;
 }
 

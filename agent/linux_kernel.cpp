@@ -231,6 +231,21 @@ Expected<std::vector<OpenSocket>> LinuxKernel::sockets() {
     return (*diag)->sockets();
 }
 
+Expected<Connections*> LinuxKernel::conntrack() {
+    if (!conntrack_) {
+        auto opened = Connections::open();
+        if (!opened) return tl::make_unexpected(opened.error());
+        conntrack_ = std::move(*opened);
+    }
+    return &*conntrack_;
+}
+
+Expected<std::vector<Connection>> LinuxKernel::connections() {
+    auto known = conntrack();
+    if (!known) return tl::make_unexpected(known.error());
+    return (*known)->all();
+}
+
 std::set<std::uint64_t> LinuxKernel::cgroup_ids(const std::string& cgroup) {
     std::set<std::uint64_t> ids;
     if (auto id = cgroups_.id(cgroup)) ids.insert(*id);
@@ -291,6 +306,10 @@ Expected<void> LinuxKernel::apply(const Operation& operation) {
         }
         Expected<void> operator()(const DetachRedirect& op) {
             return kernel.redirects_.detach(op.class_name, op.cgroup);
+        }
+        Expected<void> operator()(const DropConnection& op) {
+            auto known = kernel.conntrack();
+            return known ? (*known)->drop(op.connection) : tl::make_unexpected(known.error());
         }
         Expected<void> operator()(const SetSrcValidMark& op) {
             return kernel.routing_.set_src_valid_mark(op.link, op.on);

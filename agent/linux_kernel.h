@@ -32,6 +32,7 @@ class LinuxKernel : public Kernel {
     Expected<std::map<std::string, FlowCounts>> flow_counts() override { return nft_.flow_counts(); }
     Expected<std::vector<Firewall>> firewalls() override;
     Expected<std::vector<OpenSocket>> sockets() override;
+    Expected<std::vector<Connection>> connections() override;
     std::set<std::uint64_t> cgroup_ids(const std::string& cgroup) override;
     std::optional<std::string> cgroup_of(pid_t pid) override { return CgroupTree::of(pid); }
     Expected<void> place(const std::string& cgroup, pid_t pid) override { return cgroups_.move(cgroup, pid); }
@@ -62,6 +63,7 @@ class LinuxKernel : public Kernel {
     std::vector<std::string> tree_below(const std::string& cgroup) const;
     Expected<MemberElement> element(const std::string& class_name, const std::string& cgroup) const;
     Expected<SocketDiag*> socket_diag();
+    Expected<Connections*> conntrack();
     Expected<void> replace_nft(const NftTable& table);
 
     Sysctls settings_;
@@ -76,7 +78,8 @@ class LinuxKernel : public Kernel {
     WifiSocket wifi_;
     std::string cgroup_root_; ///< of this network namespace
     NetCls net_cls_;
-    std::optional<SocketDiag> socket_diag_; ///< opened when it is first needed
+    std::optional<SocketDiag> socket_diag_; ///< these two are opened when they are first needed
+    std::optional<Connections> conntrack_;
 };
 
 } // namespace novpn

@@ -513,6 +513,7 @@ struct Printer {
         if (s.remote) text += fmt::format(" dst {} dport = {}", s.remote->to_string(), s.remote_port);
         return text;
     }
+    std::string operator()(const DropConnection& op) const { return "conntrack -D " + novpn::to_string(op.connection); }
     std::string operator()(const SetSrcValidMark& op) const {
         std::string conf = "net.ipv4.conf." + names(op.link);
         // As sysctl(8) has it: the dot of a VLAN's name is a slash.
@@ -536,8 +537,9 @@ std::string to_string(const Operation& operation, const Observed& observed) {
 }
 
 bool is_dispensable(const Operation& operation) {
-    if (std::holds_alternative<EndSocket>(operation) || std::holds_alternative<ForgetNeighbour>(operation) ||
-        std::holds_alternative<ProbeNeighbour>(operation) || std::holds_alternative<PinBirthMark>(operation) ||
+    if (std::holds_alternative<EndSocket>(operation) || std::holds_alternative<DropConnection>(operation) ||
+        std::holds_alternative<ForgetNeighbour>(operation) || std::holds_alternative<ProbeNeighbour>(operation) ||
+        std::holds_alternative<PinBirthMark>(operation) ||
         std::holds_alternative<AttachBirthMark>(operation) || std::holds_alternative<PinRedirect>(operation) ||
         std::holds_alternative<SetResolvers>(operation) || std::holds_alternative<AttachRedirect>(operation))
         return true;

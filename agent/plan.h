@@ -5,6 +5,7 @@
 #include "agent/decide.h"
 #include "agent/observed.h"
 #include "netlink/sockets.h"
+#include "rules/connections.h"
 
 #include <variant>
 
@@ -156,6 +157,12 @@ struct EndSocket {
     bool operator==(const EndSocket&) const = default;
 };
 
+/// A member's flow that is translated to an address that is gone.
+struct DropConnection {
+    Connection connection;
+    bool operator==(const DropConnection&) const = default;
+};
+
 /// A link's src_valid_mark, with the tag that tells that it is ours; off: both as they are by themselves.
 struct SetSrcValidMark {
     IfIndex link;
@@ -180,7 +187,7 @@ using Operation =
                  RemoveCgroup, MountNetCls, UnmountNetCls, SetClassid, RemoveNetClsCgroup, ReplaceNft, DeleteNft,
                  AddMember, RemoveMember, AddLink, RemoveLink, PinBirthMark, UnpinBirthMark, AttachBirthMark,
                  DetachBirthMark, PinRedirect, UnpinRedirect, SetResolvers, AttachRedirect, DetachRedirect,
-                 ChangeElements, EndSocket, SetSrcValidMark, ForgetNeighbour, ProbeNeighbour>;
+                 ChangeElements, EndSocket, DropConnection, SetSrcValidMark, ForgetNeighbour, ProbeNeighbour>;
 using Plan = std::vector<Operation>;
 
 /// Empty when everything is as desired. A Desired with nothing in it gives the plan that releases everything of ours.
@@ -190,8 +197,8 @@ Plan diff(const Observed& observed, const Desired& desired);
 std::string to_string(const Operation& operation, const Observed& observed);
 
 /// A plan goes on without a copied route that the kernel refuses, without the mark that sockets are born with (nft
-/// marks their packets then), without the programs for its DNS, without the end of a socket, with a neighbour
-/// remembered and with one that is not asked: the rest of the steering does not lean on them.
+/// marks their packets then), without the programs for its DNS, without the end of a socket or a connection,
+/// with a neighbour remembered and with one that is not asked: the rest of the steering does not lean on them.
 bool is_dispensable(const Operation& operation);
 
 } // namespace novpn

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <dirent.h>
 #include <fcntl.h>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <poll.h>
@@ -81,6 +82,16 @@ Expected<ProcessStatus> Process::status() const {
     auto status = parse_process_status(text);
     if (!alive()) return gone(pid_);
     return status;
+}
+
+std::string process_name(pid_t pid) {
+    std::ifstream file("/proc/" + std::to_string(pid) + "/comm");
+    std::string name;
+    std::getline(file, name);
+    // JSON is UTF-8, which a name cut to 15 bytes need not be.
+    std::ranges::replace_if(
+        name, [](char c) { return static_cast<unsigned char>(c) >= 0x80; }, '?');
+    return name;
 }
 
 std::vector<std::uint32_t> socket_inodes_of(pid_t pid) {

@@ -44,6 +44,9 @@ class Process {
     UniqueFd pidfd_;
 };
 
+/// Of /proc/PID/comm; empty when it is gone. The process's own choice: any bytes but a line's end.
+std::string process_name(pid_t pid);
+
 /// Inode numbers of the sockets that a process holds, ascending, as sock_diag(7) tells them too; those that it shares
 /// with others are among them. Empty when it is gone, and without CAP_SYS_PTRACE when it is another user's
 /// (proc_pid_fd(5)). Who holds its pidfd asks alive() after this.

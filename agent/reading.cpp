@@ -1,5 +1,6 @@
 #include "agent/reading.h"
 
+#include "agent/old_sockets.h"
 #include "agent/target.h"
 
 #include <boost/asio/experimental/awaitable_operators.hpp>
@@ -125,6 +126,7 @@ awaitable<void> explain(Exchange& exchange) {
     if (pid) {
         const auto selector = exchange.service.selector_of(*pid);
         (*explanation)["selector"] = selector ? json::value(*selector) : json::value(nullptr);
+        (*explanation)["old"] = to_json(exchange.service.old_sockets_of(*pid));
     }
     if (pid) (*explanation)["process_class"] = class_of_process ? json::value(*class_of_process) : json::value(nullptr);
     co_await exchange.reply(std::move(*explanation));

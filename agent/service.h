@@ -26,10 +26,22 @@ struct Caller {
     bool operator==(const Caller&) const = default;
 };
 
+/// An open socket that was made before its process joined, and keeps the path it began on: as a person knows it.
+struct OldSocket {
+    std::string protocol; ///< "tcp", "udp"
+    std::string local;    ///< "10.8.0.2:40112", "[2001:db8::2]:443"
+    std::string remote;
+    pid_t pid = 0;       ///< who holds it; 0: not known
+    std::string process; ///< its name (proc_pid_comm(5)), which is of its own choice
+    bool operator==(const OldSocket&) const = default;
+};
+/// Of how many the names are told, at most; all are counted.
+inline constexpr std::size_t kMaxNamedSockets = 20;
+
 /// What joining a class left as it was.
 struct Placed {
-    std::size_t old_sockets = 0;     ///< open sockets of the process, made before: they keep their path
-    std::vector<OpenSocket> sockets; ///< they, or the first of them where they are many
+    std::size_t old_sockets = 0;  ///< open sockets of the process, made before: they keep their path
+    std::vector<OldSocket> named; ///< of those
     bool operator==(const Placed&) const = default;
 };
 
@@ -70,6 +82,8 @@ class Service {
     virtual std::optional<std::string> class_of(pid_t pid) = 0;
     /// By what it is in that class: "app spotify", "run"; none for an ordinary process and for one that is gone.
     virtual std::optional<std::string> selector_of(pid_t pid) = 0;
+    /// Open sockets of a member that keep the path they began on; none of an ordinary process.
+    virtual std::vector<OldSocket> old_sockets_of(pid_t pid) = 0;
     /// Until the next call, the end of `for_how_long` or the end of the agent; touches no file.
     virtual Expected<void> set_enabled(const std::string& class_name, bool enabled,
                                        std::optional<std::chrono::seconds> for_how_long) = 0;

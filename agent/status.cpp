@@ -1,5 +1,7 @@
 #include "agent/status.h"
 
+#include "agent/old_sockets.h"
+
 #include <boost/json/array.hpp>
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -58,9 +60,14 @@ json::object to_json(std::string selector, const ClassDecision& selecting, const
     for (const OpenSocket& socket : facts.sockets) {
         if (!selects(selecting, socket) || !leaves_this_machine(socket)) continue;
         ++counted.sockets;
-        if (has_tunnel_address(socket, facts)) ++counted.old_sockets;
+        if (!has_tunnel_address(socket, facts)) continue;
+        ++counted.old_sockets;
+        counted.named.push_back(named(socket, 0));
     }
-    return {{"selector", std::move(selector)}, {"sockets", counted.sockets}, {"old_sockets", counted.old_sockets}};
+    return {{"selector", std::move(selector)},
+            {"sockets", counted.sockets},
+            {"old_sockets", counted.old_sockets},
+            {"old", to_json(counted.named)}};
 }
 
 /// One for each user, for each destination that has a policy rule, and one for those beyond. A destination beyond has
@@ -78,6 +85,7 @@ json::array selected_members(const ClassConfig& c, const ClassDecision& decision
     const std::vector<Prefix> beyond(all.begin() + static_cast<std::ptrdiff_t>(with_rule), all.end());
     json::object rest = to_json(fmt::format("{} more destinations", beyond.size()), {.destinations = beyond}, facts);
     rest["old_sockets"] = 0;
+    rest["old"] = json::array{};
     members.push_back(std::move(rest));
     return members;
 }
@@ -113,14 +121,16 @@ json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
         members_of_class.push_back({{"cgroup", facts.observed.net_cls.mount + "/" + own},
                                     {"selector", "run"},
                                     {"processes", processes},
-                                    {"old_sockets", 0}});
+                                    {"old_sockets", 0},
+                                    {"old", json::array{}}});
     }
     // Beside net_cls it has those of another config.
     if (!by_net_cls || members.processes > 0)
         members_of_class.push_back({{"cgroup", own},
                                     {"selector", "run"},
                                     {"processes", members.processes},
-                                    {"old_sockets", members.old_sockets}});
+                                    {"old_sockets", members.old_sockets},
+                                    {"old", to_json(members.named)}});
     std::size_t matched = 0;
     if (facts.desired) {
         for (const auto& [path, cgroup] : facts.desired->classes.at(c.name).matched) {
@@ -129,7 +139,8 @@ json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
                 members_of_class.push_back({{"cgroup", path},
                                             {"selector", cgroup.selector},
                                             {"processes", of->second.processes},
-                                            {"old_sockets", of->second.old_sockets}});
+                                            {"old_sockets", of->second.old_sockets},
+                                            {"old", to_json(of->second.named)}});
         }
     }
     if (facts.desired)

@@ -14,13 +14,15 @@ namespace novpn {
 /// Processes of a class that the caller may see.
 struct Members {
     std::size_t processes = 0;
-    std::size_t old_sockets = 0; ///< open sockets of theirs that were made before: they keep their path
+    std::size_t old_sockets = 0;  ///< open sockets of theirs that were made before: they keep their path
+    std::vector<OldSocket> named; ///< of those
 };
 
 /// Open sockets of users of a class, or to one of its destinations, that the caller may see.
 struct SelectedSockets {
     std::size_t sockets = 0;
-    std::size_t old_sockets = 0; ///< with an address of a tunnel: made before, they keep their path
+    std::size_t old_sockets = 0;  ///< with an address of a tunnel: made before, they keep their path
+    std::vector<OldSocket> named; ///< of those
 };
 
 /// Code of the warning that members' packets are led astray; its text is the summary then.

@@ -122,12 +122,17 @@ inline constexpr std::uint32_t kDefaultClassid = 0x100001;
 
 /// Where net_cls is mounted if nobody mounted it, by the agent of the default runtime directory.
 inline constexpr const char* kNetClsMount = "/run/novpn/net_cls";
+struct SocketsConfig {
+    bool destroy_stale = true; ///< members' TCP sockets whose address is gone
+    bool operator==(const SocketsConfig&) const = default;
+};
 
 struct Config {
     std::vector<ClassConfig> classes{ClassConfig{}}; ///< never empty: `novpn` exists without being named
     Allow allow;
     Marking marking = Marking::automatic;
     std::string net_cls_mount = kNetClsMount;
+    SocketsConfig sockets;
     LogLevel log_level = LogLevel::info;
     UplinkConfig uplinks;
     TunnelConfig tunnels;

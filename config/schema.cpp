@@ -121,8 +121,8 @@ constexpr Key kKeys[] = {
     map("", "net_cls"),
     value("net_cls", "mount", of_config<&Config::net_cls_mount, parse_mount>,
           "the absolute path of a directory that is not below /sys/fs/cgroup, such as /run/net_cls"),
-    map("", "sockets", "a map with the key destroy_stale"),
-    not_built("sockets", "destroy_stale", "true, false"),
+    map("", "sockets"),
+    value("sockets", "destroy_stale", of<&Config::sockets, &SocketsConfig::destroy_stale, parse_bool>, "true, false"),
     map("", "log"),
     value("log", "level", of_config<&Config::log_level, parse_word<kLogLevel>>, "error, warning, info, debug"),
 };

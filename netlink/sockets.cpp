@@ -51,12 +51,6 @@ inet_diag_sockid to_id(const OpenSocket& socket) {
     return id;
 }
 
-std::string protocol_name(std::uint8_t ip_protocol) { return ip_protocol == IPPROTO_TCP ? "tcp" : "udp"; }
-
-std::string endpoint(const address& a, std::uint16_t port) {
-    return a.is_v6() ? fmt::format("[{}]:{}", a.to_string(), port) : fmt::format("{}:{}", a.to_string(), port);
-}
-
 } // namespace
 
 std::optional<OpenSocket> to_socket(std::span<const std::byte> message, std::uint8_t ip_protocol) {
@@ -76,6 +70,7 @@ std::optional<OpenSocket> to_socket(std::span<const std::byte> message, std::uin
     if (address remote = to_ip(id.idiag_dst, info->idiag_family); id.idiag_dport || !remote.is_unspecified())
         socket.remote = remote;
     socket.remote_port = ntohs(id.idiag_dport);
+    socket.connecting = ip_protocol == IPPROTO_TCP && info->idiag_state == TCP_SYN_SENT;
     auto is_mapped = [](const address& a) { return a.is_v6() && a.to_v6().is_v4_mapped(); };
     if (is_mapped(socket.local) && (!socket.remote || is_mapped(*socket.remote))) {
         socket.family = Family::ipv4;
@@ -95,6 +90,12 @@ std::optional<OpenSocket> to_socket(std::span<const std::byte> message, std::uin
 
 bool leaves_this_machine(const OpenSocket& socket) {
     return socket.remote && !socket.remote->is_loopback() && *socket.remote != socket.local;
+}
+
+std::string protocol_name(std::uint8_t ip_protocol) { return ip_protocol == IPPROTO_TCP ? "tcp" : "udp"; }
+
+std::string endpoint(const address& a, std::uint16_t port) {
+    return a.is_v6() ? fmt::format("[{}]:{}", a.to_string(), port) : fmt::format("{}:{}", a.to_string(), port);
 }
 
 std::string to_string(const OpenSocket& socket) {

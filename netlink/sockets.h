@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <sys/types.h>
 #include <vector>
 
@@ -22,6 +23,7 @@ struct OpenSocket {
     std::uint16_t local_port = 0;
     std::optional<address> remote; ///< none: a UDP socket that is not connected
     std::uint16_t remote_port = 0;
+    bool connecting = false;     ///< TCP_SYN_SENT: nobody has answered yet
     std::uint64_t cgroup_id = 0; ///< the cgroup v2 it was born in, whose directory may be gone
     std::uint32_t classid = 0;   ///< of net_cls; SO_PRIORITY where it has none
     std::uint32_t mark = 0;      ///< SO_MARK; the kernel tells it with CAP_NET_ADMIN only
@@ -42,6 +44,10 @@ std::optional<OpenSocket> to_socket(std::span<const std::byte> message, std::uin
 /// Connected to another host, as far as its addresses tell: neither to a loopback address nor to its own.
 bool leaves_this_machine(const OpenSocket& socket);
 
+/// "tcp", "udp"
+std::string protocol_name(std::uint8_t ip_protocol);
+/// "192.0.2.2:40112", "[2001:db8::2]:443"
+std::string endpoint(const address& a, std::uint16_t port);
 /// "tcp 192.0.2.2:40112 -> 203.0.113.1:443"
 std::string to_string(const OpenSocket& socket);
 

@@ -320,12 +320,8 @@ int add(const std::string& runtime_dir, const Add& what) {
     std::string text = fmt::format("{} is in class {}", process, what.class_name);
     if (old == 1) text += "; 1 of its open sockets was made before and keeps its path";
     if (old > 1) text += fmt::format("; {} of its open sockets were made before and keep their path", old);
-    const auto sockets = texts_of(*answer, "sockets");
-    text += sockets.empty() ? "\n" : ":\n";
-    for (const auto& socket : sockets) text += "  " + socket + "\n";
-    const auto more = old - static_cast<std::int64_t>(sockets.size());
-    if (!sockets.empty() && more > 0) text += fmt::format("  and {} more\n", more);
-    return print(text);
+    for (const auto& socket : old_socket_lines(*answer)) text += "\n  " + socket;
+    return print(text + "\n");
 }
 
 int remove(const std::string& runtime_dir, const Remove& what) {

@@ -67,6 +67,10 @@ std::string to_explanation(const json::object& answer) {
     };
     write("ordinary", object_of(answer, "ordinary"));
     write(member_heading, object_of(answer, "member"));
+    const auto old = old_socket_lines(answer);
+    if (!old.empty())
+        text += fmt::format("{:<{}}but these sockets from before it joined keep their path:\n", "", width);
+    for (const auto& socket : old) text += fmt::format("{:<{}}  {}\n", "", width, socket);
     const json::object& dns = object_of(answer, "dns");
     if (const auto names = dns_words(dns); !names.empty())
         text += fmt::format("{:<{}}names are resolved {}\n", "", width, names);

@@ -78,6 +78,21 @@ std::string reaction_words(std::int64_t microseconds) {
     return fmt::format("{:.1f} s", static_cast<double>(microseconds) / 1e6);
 }
 
+std::vector<std::string> old_socket_lines(const boost::json::object& object) {
+    std::vector<std::string> lines;
+    for (const auto* socket : objects_of(object, "old")) {
+        std::string line = text_of(*socket, "protocol") + " " + text_of(*socket, "local");
+        if (const auto remote = text_of(*socket, "remote"); !remote.empty()) line += " to " + remote;
+        if (const auto pid = number_of(*socket, "pid"))
+            line += fmt::format(", of {} ({})", text_of(*socket, "process"), *pid);
+        lines.push_back(std::move(line));
+    }
+    const auto all = number_of(object, "old_sockets").value_or(0);
+    if (const auto more = all - static_cast<std::int64_t>(lines.size()); !lines.empty() && more > 0)
+        lines.push_back(fmt::format("and {} more", more));
+    return lines;
+}
+
 std::string table_words(std::int64_t table) {
     if (table == 254) return "table main";
     return table == 255 ? "table local" : fmt::format("table {}", table);

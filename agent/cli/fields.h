@@ -23,6 +23,9 @@ std::vector<std::string> texts_of(const boost::json::object& object, std::string
 
 /// "1 process", "2 processes"
 std::string counted(std::int64_t count, std::string_view singular, std::string_view plural);
+/// "tcp 10.8.0.2:40112 to 203.0.113.1:443, of firefox (1234)": what `old` of a reply names, and how many more there
+/// are.
+std::vector<std::string> old_socket_lines(const boost::json::object& object);
 /// "table main", "table 7866"
 std::string table_words(std::int64_t table);
 /// "850 us", "1.2 ms", "2.5 s"

@@ -131,6 +131,7 @@ void write_class(std::string& out, const json::object& of_class) {
     if (members.empty()) line(out, said, "none");
     for (const auto* member : members) {
         line(out, said, member_words(*member));
+        for (const auto& socket : old_socket_lines(*member)) line(out, "", "  " + socket);
         said = "";
     }
     if (const auto names = dns_words(object_of(of_class, "dns")); !names.empty()) line(out, "     names", names);

@@ -39,6 +39,7 @@ struct ObedientAgent : Service {
         return {};
     }
     Expected<void> reload() override { return {}; }
+    std::vector<OldSocket> old_sockets_of(pid_t) override { return {}; }
     Expected<boost::json::object> explain(const boost::asio::ip::address&, const std::string&) override {
         return boost::json::object();
     }

@@ -419,6 +419,7 @@ struct Names {
         const bool is_tagged = link && link->ipv4.tag == kNovpnTag;
         return is_tagged || (op.on && link && !link->ipv4.tag && !link->ipv4.src_valid_mark);
     }
+    bool operator()(const DropConnection&) const { return false; } // likewise of what is behind a plan
     // No config of a random state is of net_cls.
     bool operator()(const MountNetCls&) const { return false; }
     bool operator()(const UnmountNetCls&) const { return false; }

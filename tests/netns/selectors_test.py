@@ -86,7 +86,7 @@ class Destinations(SelectorTest):
         listed = the_lab.Flow(process)
         self.assert_same(listed.seen, SITES["a"].seen4, "a flow to the destination")
         self.assert_same(self.member(f"destination {MEMBER_ECHO[4]}"),
-                         {"selector": f"destination {MEMBER_ECHO[4]}", "sockets": 1, "old_sockets": 0}, "the member")
+                         {"selector": f"destination {MEMBER_ECHO[4]}", "sockets": 1, "old_sockets": 0, "old": []}, "the member")
         self.reload("{}\n")
         self.assertIn("no answer", listed.ask())
         self.assert_same(flow.ask(), VPN_SEEN[4], "the ordinary flow")
@@ -193,7 +193,10 @@ class Users(SelectorTest):
         self.assert_same(flow.seen, VPN_SEEN[4], "the flow at its start")
         self.reload(USER)
         self.assert_same(flow.ask(), VPN_SEEN[4], "the flow with its user in the class")
-        self.assert_same(self.member("user daemon"), {"selector": "user daemon", "sockets": 1, "old_sockets": 1}, "the member")
+        member = self.member("user daemon")
+        (old,) = member.pop("old")
+        self.assert_same(member, {"selector": "user daemon", "sockets": 1, "old_sockets": 1}, "the member")
+        self.assert_same((old["local"].split(":")[0], old["remote"]), (self.lab.laptop_address(4, "tun0"), f"{ECHO[4]}:7000"), "its old socket")
         self.assert_same(self.lab.probe("tcp", ECHO[4], uid=DAEMON), SITES["a"].seen4, "a new flow")
 
     def test_who_is_not_there_is_refused(self):

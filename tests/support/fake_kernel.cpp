@@ -548,6 +548,10 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
             if (pinned != kernel.redirects_.end()) pinned->second.cgroups.erase(op.cgroup);
             return {};
         }
+        Expected<void> operator()(const DropConnection& op) {
+            std::erase(kernel.open_connections, op.connection);
+            return {};
+        }
         Expected<void> operator()(const SetSrcValidMark& op) {
             auto link = std::ranges::find(kernel.links_, op.link, &Link::index);
             if (link == kernel.links_.end())

@@ -56,6 +56,7 @@ class FakeKernel : public Kernel {
     Expected<void> apply(const Operation& operation) override;
     Expected<Lookup> lookup(const address& destination, std::optional<Mark> mark) override;
     Expected<std::vector<OpenSocket>> sockets() override { return open_sockets; }
+    Expected<std::vector<Connection>> connections() override { return open_connections; }
     std::optional<std::string> cgroup_of(pid_t pid) override;
     std::set<std::uint64_t> cgroup_ids(const std::string& cgroup) override;
     Expected<std::map<std::string, PacketCounts>> packets() override { return std::map<std::string, PacketCounts>{}; }
@@ -94,7 +95,8 @@ class FakeKernel : public Kernel {
     ObservedNetCls net_cls; ///< a test's to change
     std::map<std::string, FlowCounts> flow_counters;
     std::vector<Firewall> others_firewalls;
-    std::vector<OpenSocket> open_sockets; ///< a test's to fill; EndSocket takes them away
+    std::vector<OpenSocket> open_sockets;     ///< a test's to fill; EndSocket takes them away
+    std::vector<Connection> open_connections; ///< likewise; DropConnection
 
     /// Called before each apply; an error it returns is the kernel's answer. For fault tests.
     std::function<std::optional<Error>(const Operation&)> refuse;

@@ -57,19 +57,12 @@ TEST_F(CommandsTest, AddCountsTheSocketsThatKeepTheirPath) {
     };
     EXPECT_EQ(add(), (Said{0, myself() + " is in class novpn; 2 of its open sockets were made before and keep their "
                                          "path\n"}));
-    on_loop([&] { agent.placing = Placed{.old_sockets = 1}; });
+    on_loop([&] {
+        agent.placing = Placed{.old_sockets = 1, .named = {{"udp", "10.8.0.2:4711", "203.0.113.1:443", 7, "game"}}};
+    });
     EXPECT_EQ(add(),
-              (Said{0, myself() + " is in class novpn; 1 of its open sockets was made before and keeps its path\n"}));
-    const OpenSocket socket{.ip_protocol = IPPROTO_TCP,
-                            .local = boost::asio::ip::make_address("10.8.0.2"),
-                            .local_port = 40112,
-                            .remote = boost::asio::ip::make_address("203.0.113.1"),
-                            .remote_port = 443};
-    on_loop([&] { agent.placing = Placed{.old_sockets = 3, .sockets = {socket}}; });
-    EXPECT_EQ(add(),
-              (Said{0, myself() + " is in class novpn; 3 of its open sockets were made before and keep their path:\n"
-                                  "  tcp 10.8.0.2:40112 -> 203.0.113.1:443\n"
-                                  "  and 2 more\n"}));
+              (Said{0, myself() + " is in class novpn; 1 of its open sockets was made before and keeps its path\n"
+                                  "  udp 10.8.0.2:4711 to 203.0.113.1:443, of game (7)\n"}));
     on_loop([&] { agent.placing = Placed{}; });
     EXPECT_EQ(add(), (Said{0, myself() + " is in class novpn\n"}));
     EXPECT_EQ(add("resting"), (Said{1, "novpn: placing " + myself() +

@@ -30,7 +30,8 @@ TEST(StatusText, SaysEverythingInOrder) {
              "dns": {"by": "uplink", "servers": ["192.168.10.1", "2001:db8:a::1"], "from": "resolved", "asked": ["127.0.0.53"]},
              "members": [{"cgroup": "novpn-4026531840/novpn", "selector": "run", "processes": 1, "old_sockets": 0},
                          {"cgroup": "user.slice/app-spotify-12.scope", "selector": "app spotify", "processes": 4,
-                          "old_sockets": 2}],
+                          "old_sockets": 2, "old": [{"protocol": "tcp", "local": "10.8.0.2:40112",
+                          "remote": "203.0.113.1:443", "pid": 12, "process": "spot\u001bify"}]}],
              "packets": {"marked": 120, "masqueraded": 3, "dropped": 0}},
             {"name": "games", "table": 7867, "mark": 1325400064, "mask": 4278190080, "preference": 65,
              "state": "off", "backend": [], "members": [], "packets": {"marked": 0, "masqueraded": 0, "dropped": 0}}
@@ -52,6 +53,8 @@ class novpn    steering past the VPN
                table 7866, mark 0x4e000000/0xff000000, preference 64, by bpf, nft
      members   novpn-4026531840/novpn (run): 1 process
                user.slice/app-spotify-12.scope (app spotify): 4 processes, 2 sockets from before it joined, still in the VPN
+                 tcp 10.8.0.2:40112 to 203.0.113.1:443, of spot\x1bify (12)
+                 and 1 more
      names     by 192.168.10.1, 2001:db8:a::1 of the uplink (from systemd-resolved)
      packets   120 marked, 3 masqueraded, 0 dropped
 class games    off

@@ -35,7 +35,8 @@ void PrintTo(const Config& config, std::ostream* out) {
     }
     list("users", config.allow.users);
     list("groups", config.allow.groups);
-    *out << " marking=" << static_cast<int>(config.marking) << " level=" << static_cast<int>(config.log_level);
+    *out << " marking=" << static_cast<int>(config.marking) << " stale=" << config.sockets.destroy_stale
+         << " level=" << static_cast<int>(config.log_level);
     list("prefer", config.uplinks.prefer);
     list("ignore", config.uplinks.ignore);
     list("links", config.uplinks.links);
@@ -139,6 +140,7 @@ TEST(ParseConfig, ReadsEveryBuiltKey) {
                      .destinations = {prefix("203.0.113.0", 24), prefix("192.0.2.7", 32), prefix("2001:db8::", 32)}}},
         .allow = {.users = {"alice", "_apt", "1000"}, .groups = {}},
         .marking = Marking::bpf,
+        .sockets = {.destroy_stale = false},
         .log_level = LogLevel::debug,
         .uplinks = {.prefer = {"eth0", "wl*"}, .ignore = {"docker0", "veth*"}, .links = {"tap-lan"}},
         .tunnels = {.links = {"cscotun*"}}};
@@ -337,7 +339,7 @@ TEST(ParseConfig, RefusesEveryKeyThatIsNotBuiltAsSuch) {
 
 TEST(ParseConfig, TakesDotsAndStarsInKeysForLetters) {
     EXPECT_EQ(error_of("uplinks.prefer: [eth0]"), "f:1:1: unknown key 'uplinks.prefer'; allowed here: allow, classes, "
-                                                  "log, marking, net_cls, sites, tunnels, uplinks");
+                                                  "log, marking, net_cls, sites, sockets, tunnels, uplinks");
     EXPECT_EQ(error_of("classes: {'*': {}}"),
               "f:1:11: '*' cannot be the name of a class; allowed: a to z first, then up to 30 of a to z, 0 to 9, _");
 }
@@ -413,8 +415,9 @@ TEST_F(ConfigFiles, MapsMergeListsReplaceAndTheLaterNameWins) {
 TEST_F(ConfigFiles, AnErrorNamesTheFileItIsIn) {
     write("novpn.yaml", "classes: {novpn: {table: 100}}\n");
     write("conf.d/10.yaml", "\nuplink: {}\n");
-    EXPECT_EQ(load_error(), path("conf.d/10.yaml") + ":2:1: unknown key 'uplink'; did you mean 'uplinks'? allowed "
-                                                     "here: allow, classes, log, marking, sites, tunnels, uplinks");
+    EXPECT_EQ(load_error(), path("conf.d/10.yaml") +
+                                ":2:1: unknown key 'uplink'; did you mean 'uplinks'? allowed "
+                                "here: allow, classes, log, marking, sites, sockets, tunnels, uplinks");
 }
 
 TEST_F(ConfigFiles, AWrongValueIsRefusedAlsoWhereALaterFileReplacesIt) {

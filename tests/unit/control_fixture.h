@@ -95,6 +95,10 @@ struct FakeAgent : Service {
         ++reloads;
         return reloading;
     }
+    std::vector<OldSocket> old_sockets_of(pid_t pid) override {
+        if (!members.contains(pid)) return {};
+        return {{"tcp", "10.8.0.2:40112", "203.0.113.1:443", pid, "a member"}};
+    }
     Expected<json::object> explain(const boost::asio::ip::address& destination,
                                    const std::string& class_name) override {
         explained.emplace_back(destination.to_string(), class_name);

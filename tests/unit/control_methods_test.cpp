@@ -36,7 +36,7 @@ TEST_F(MethodsTest, PlaceTellsOfOldSockets) {
     if (!root()) GTEST_SKIP() << "needs root";
     serve();
     EXPECT_EQ(call("Place", {{"class", "novpn"}, {"pid", ::getpid()}}),
-              (json::object{{"class", "novpn"}, {"old_sockets", 2}, {"sockets", json::array{}}}));
+              (json::object{{"class", "novpn"}, {"old_sockets", 2}, {"old", json::array{}}}));
 }
 
 TEST_F(MethodsTest, ReleaseTellsWhatBecameOfTheSockets) {
@@ -179,8 +179,15 @@ TEST_F(MethodsTest, ExplainTakesAClassOrAProcess) {
     serve();
     const auto pid = [](pid_t number) { return json::object{{"destination", "192.0.2.1"}, {"pid", number}}; };
     EXPECT_EQ(call("Explain", {{"destination", "192.0.2.1"}, {"class", "resting"}}), json::object());
-    EXPECT_EQ(call("Explain", pid(member.pid())), (json::object{{"selector", "app spotify"}, {"process_class", "resting"}}));
-    EXPECT_EQ(call("Explain", pid(::getpid())), (json::object{{"selector", nullptr}, {"process_class", nullptr}}));
+    const json::array old{{{"protocol", "tcp"},
+                           {"local", "10.8.0.2:40112"},
+                           {"remote", "203.0.113.1:443"},
+                           {"pid", member.pid()},
+                           {"process", "a member"}}};
+    EXPECT_EQ(call("Explain", pid(member.pid())),
+              (json::object{{"selector", "app spotify"}, {"old", old}, {"process_class", "resting"}}));
+    EXPECT_EQ(call("Explain", pid(::getpid())),
+              (json::object{{"selector", nullptr}, {"old", json::array{}}, {"process_class", nullptr}}));
     EXPECT_EQ(raw("Explain", R"({"destination":"192.0.2.1","class":"novpn","pid":1})"), invalid("class"));
     EXPECT_EQ(raw("Explain", R"({"destination":"192.0.2.1","pid":-1})"), invalid("pid"));
     EXPECT_EQ(raw("Explain", R"({"destination":"192.0.2.1","class":"games"})"),

@@ -1,0 +1,30 @@
+// Which flows of members cannot go on, once the network is another: the address that they leave with is gone. Pure.
+#pragma once
+
+#include "agent/decide.h"
+#include "agent/plan.h"
+
+#include <set>
+
+namespace novpn {
+
+/// What there is to choose from.
+struct OpenFlows {
+    std::vector<OpenSocket> sockets;
+    std::optional<std::vector<Connection>> connections;     ///< none: the kernel does not tell
+    std::map<std::string, std::set<std::uint64_t>> cgroups; ///< by class: ids of its members' cgroups
+};
+
+bool has_way_out(const ClassDecision& decision, Family family);
+
+/// Families in which a class that goes somewhere goes another way than before, or in which an address has gone.
+std::set<Family> families_moved(const Observed& observed, const Desired& desired, const std::set<address>& before,
+                                const Desired* decided_before);
+
+/// EndSocket of TCP connections of members whose own address is gone, or whose masquerade the kernel has forgotten or
+/// bound to an address that is gone; DropConnection of members' entries that are translated to such an address. Only in
+/// families that the class has a way out in: there a program connects anew at once, and until then the address may
+/// come back. Flows whose address survives are left alone, and so are sockets from before their process joined.
+Plan stale_flows(const OpenFlows& flows, const Observed& observed, const Desired& desired);
+
+} // namespace novpn

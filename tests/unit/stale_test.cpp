@@ -1,0 +1,146 @@
+#include "agent/stale.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+
+namespace novpn {
+
+void PrintTo(const Operation& operation, std::ostream* stream) { *stream << to_string(operation, {}); }
+
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+constexpr Mark kMark{0x4e000000, 0xff000000};
+constexpr TableId kTable{7866};
+constexpr IfIndex kWlan0{2}, kTun0{3};
+constexpr std::uint64_t kCgroup = 77;
+
+address ip(const char* text) { return boost::asio::ip::make_address(text); }
+
+/// wlan0 has 10.20.0.50 and is the uplink, tun0 has 10.8.0.2; before the roam wlan0 had 192.168.10.50.
+struct Stale : testing::Test {
+    Stale() {
+        observed.addresses = {{.link = kWlan0, .local = ip("10.20.0.50"), .prefix_length = 24},
+                              {.link = kTun0, .local = ip("10.8.0.2"), .prefix_length = 24}};
+        desired.routes = {{.table = kTable, .destination = any_prefix(Family::ipv4), .link = kWlan0}};
+        desired.rules = {{.table = kTable, .mark = kMark, .protocol = kNovpnProtocol}};
+        ClassDecision decision{.state = ClassState::steering, .mark = kMark};
+        decision.ways_out[Family::ipv4].uplink = Uplink{.family = Family::ipv4, .link = kWlan0};
+        decision.ways_out[Family::ipv6] = {};
+        desired.classes["novpn"] = decision;
+        flows.cgroups["novpn"] = {kCgroup};
+        flows.connections.emplace();
+    }
+
+    static OpenSocket tcp(const char* local, std::uint32_t mark, std::uint64_t cgroup = kCgroup) {
+        return {.family = family_of(ip(local)),
+                .ip_protocol = IPPROTO_TCP,
+                .local = ip(local),
+                .local_port = 40000,
+                .remote = ip(local).is_v4() ? ip("203.0.113.1") : ip("2001:db8::1"),
+                .remote_port = 443,
+                .cgroup_id = cgroup,
+                .mark = mark};
+    }
+    /// Of that very socket.
+    static Connection entry(const char* local, std::uint32_t mark, const char* translated) {
+        return {.ip_protocol = IPPROTO_TCP,
+                .source = ip(local),
+                .source_port = 40000,
+                .destination = ip("203.0.113.1"),
+                .destination_port = 443,
+                .translated = ip(translated),
+                .mark = mark};
+    }
+    Plan stale() const { return stale_flows(flows, observed, desired); }
+
+    Observed observed;
+    Desired desired;
+    OpenFlows flows;
+};
+
+TEST_F(Stale, EndsMembersSocketsWhoseAddressIsGoneByMarkOrCgroup) {
+    const OpenSocket marked = tcp("192.168.10.50", 0x4e000012, 1);
+    const OpenSocket born_in = tcp("192.168.10.50", 0);
+    const OpenSocket of_nobody = tcp("192.168.10.50", 0x4f000000, 1);
+    flows.sockets = {marked, born_in, of_nobody};
+    EXPECT_THAT(stale(), ElementsAre(EndSocket{marked}, EndSocket{born_in}));
+}
+
+TEST_F(Stale, LeavesAnAddressThatIsThereAlone) {
+    flows.sockets = {tcp("10.20.0.50", kMark.value)};
+    EXPECT_THAT(stale(), IsEmpty());
+}
+
+TEST_F(Stale, WaitsUntilThereIsAWayOut) {
+    flows.sockets = {tcp("192.168.10.50", kMark.value), tcp("2001:db8:a::50", kMark.value)};
+    EXPECT_THAT(stale(), ElementsAre(EndSocket{flows.sockets.front()})) << "by IPv6 there is none";
+    desired.classes["novpn"].ways_out[Family::ipv4].uplink.reset();
+    EXPECT_THAT(stale(), IsEmpty());
+}
+
+TEST_F(Stale, LeavesUdpAndWhatStaysOnThisMachineAlone) {
+    OpenSocket udp = tcp("192.168.10.50", kMark.value);
+    udp.ip_protocol = IPPROTO_UDP;
+    OpenSocket local = tcp("192.168.10.50", kMark.value);
+    local.remote = ip("127.0.0.1");
+    flows.sockets = {udp, local};
+    EXPECT_THAT(stale(), IsEmpty());
+}
+
+TEST_F(Stale, EndsAMasqueradedFlowThatTheKernelHasForgotten) {
+    flows.sockets = {tcp("10.8.0.2", kMark.value)};
+    EXPECT_THAT(stale(), ElementsAre(EndSocket{flows.sockets.front()}));
+    flows.sockets.front().connecting = true;
+    EXPECT_THAT(stale(), IsEmpty()) << "its next SYN is a new flow";
+}
+
+TEST_F(Stale, LeavesAMasqueradedFlowAloneAsLongAsItsEntryHolds) {
+    flows.sockets = {tcp("10.8.0.2", kMark.value)};
+    flows.connections->push_back(entry("10.8.0.2", kMark.value, "10.20.0.50"));
+    EXPECT_THAT(stale(), IsEmpty());
+}
+
+TEST_F(Stale, EndsAFlowThatIsTranslatedToAnAddressThatIsGoneAndDropsItsEntry) {
+    flows.sockets = {tcp("10.8.0.2", kMark.value)};
+    flows.connections->push_back(entry("10.8.0.2", kMark.value, "192.168.10.50"));
+    EXPECT_THAT(stale(), ElementsAre(EndSocket{flows.sockets.front()}, DropConnection{flows.connections->front()}));
+}
+
+TEST_F(Stale, LeavesAloneWhatHasAPathOfItsOwnInTheTunnel) {
+    // Made while the class was off, and an answer to who asked for the tunnel's address.
+    flows.sockets = {tcp("10.8.0.2", 0), tcp("10.8.0.2", kMark.value)};
+    flows.sockets.back().local_port = 443;
+    Connection asked = entry("203.0.113.1", 0, "203.0.113.1");
+    asked.source_port = 443;
+    asked.destination = ip("10.8.0.2");
+    flows.connections = {entry("10.8.0.2", 0, "10.8.0.2"), asked};
+    EXPECT_THAT(stale(), IsEmpty());
+}
+
+TEST_F(Stale, DoesNotGuessWhatIsForgottenWhereTheKernelDoesNotTell) {
+    flows.sockets = {tcp("10.8.0.2", kMark.value), tcp("192.168.10.50", kMark.value)};
+    flows.connections.reset();
+    EXPECT_THAT(stale(), ElementsAre(EndSocket{flows.sockets.back()}));
+}
+
+TEST_F(Stale, DropsNoEntryOfOthers) {
+    flows.connections = {entry("10.8.0.2", 0, "192.168.10.50"), entry("10.8.0.2", 0x4f000000, "192.168.10.50")};
+    EXPECT_THAT(stale(), IsEmpty());
+}
+
+TEST_F(Stale, LooksAgainWhereAnAddressHasGoneOrAClassGoesAnotherWay) {
+    const std::set<address> before{ip("10.20.0.50"), ip("10.8.0.2")};
+    EXPECT_EQ(families_moved(observed, desired, before, &desired), std::set<Family>{});
+    EXPECT_EQ(families_moved(observed, desired, {ip("2001:db8:a::50")}, &desired), std::set{Family::ipv6});
+    EXPECT_EQ(families_moved(observed, desired, before, nullptr), std::set{Family::ipv4});
+    Desired other = desired;
+    other.classes["novpn"].ways_out[Family::ipv4].uplink->link = kTun0;
+    EXPECT_EQ(families_moved(observed, desired, before, &other), std::set{Family::ipv4});
+}
+
+} // namespace
+} // namespace novpn
