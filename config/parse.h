@@ -16,12 +16,11 @@ namespace novpn {
 template<typename T>
 using Parsed = tl::expected<T, Problem>;
 
-/// One of the words that a key takes. A word whose behaviour is not built yet is known, and refused as such.
+/// One of the words that a key takes.
 template<typename T>
 struct Word {
     std::string_view text;
     T value;
-    bool built = true;
 };
 
 /// "expected a number, found 'abc'"
@@ -33,14 +32,12 @@ tl::unexpected<Problem> unknown_word(const YamlNode& node, const std::vector<std
 template<const auto& kWords>
 auto parse_word(const YamlNode& node) -> Parsed<decltype(kWords[0].value)> {
     if (node.kind != YamlNode::Kind::scalar) return unexpected_value(node, "a word");
-    std::vector<std::string_view> built;
+    std::vector<std::string_view> known;
     for (const auto& word : kWords) {
-        if (word.built) built.push_back(word.text);
-        if (word.text != node.text) continue;
-        if (word.built) return word.value;
-        return tl::unexpected(Problem{.at = node.at, .what = quote(node.text) + " is not supported yet"});
+        if (word.text == node.text) return word.value;
+        known.push_back(word.text);
     }
-    return unknown_word(node, built);
+    return unknown_word(node, known);
 }
 
 Parsed<TableId> parse_table(const YamlNode& node);

@@ -58,7 +58,7 @@ std::optional<Problem> of_config(const YamlNode& node, std::string_view, Config&
 
 /// One line of the table. `section` is the path of the map that the key stands in.
 struct Key {
-    enum class Kind { map, value, not_built };
+    enum class Kind { map, value };
     Kind kind;
     std::string_view section;
     std::string_view name;    ///< "*": any name of a class
@@ -71,9 +71,6 @@ constexpr Key map(std::string_view section, std::string_view name, std::string_v
 }
 constexpr Key value(std::string_view section, std::string_view name, Parse parse, std::string_view allowed) {
     return {.kind = Key::Kind::value, .section = section, .name = name, .allowed = allowed, .parse = parse};
-}
-constexpr Key not_built(std::string_view section, std::string_view name, std::string_view allowed) {
-    return {.kind = Key::Kind::not_built, .section = section, .name = name, .allowed = allowed};
 }
 
 constexpr Key kKeys[] = {
@@ -138,45 +135,28 @@ const Key* find_key(std::string_view section, std::string_view name) {
     return found == std::end(kKeys) ? nullptr : found;
 }
 
-/// Nothing below a map of keys that are not built can be set, so it is not offered either.
-bool can_be_set(const Key& key) {
-    if (key.kind != Key::Kind::map) return key.kind == Key::Kind::value;
-    const std::string section = join(key.section, key.name);
-    return std::any_of(std::begin(kKeys), std::end(kKeys),
-                       [&](const Key& inner) { return inner.section == section && can_be_set(inner); });
-}
-
 /// Sorted.
-std::vector<std::string_view> supported_keys(std::string_view section) {
+std::vector<std::string_view> keys_of(std::string_view section) {
     std::vector<std::string_view> names;
     for (const Key& key : kKeys) {
-        if (key.section == section && can_be_set(key)) names.push_back(key.name);
+        if (key.section == section) names.push_back(key.name);
     }
     std::sort(names.begin(), names.end());
     return names;
 }
 
 std::string allowed_in_map(std::string_view section) {
-    const auto names = supported_keys(section);
+    const auto names = keys_of(section);
     return fmt::format("a map with the key{} {}", names.size() == 1 ? "" : "s", fmt::join(names, ", "));
 }
 
 std::string unknown_key(const YamlNode& entry, std::string_view section, std::string_view path) {
-    std::vector<std::string_view> known;
-    for (const Key& key : kKeys) {
-        if (key.section == section) known.push_back(key.name);
-    }
-    const auto allowed = supported_keys(section);
+    const auto allowed = keys_of(section);
     std::string text = path.empty() ? "" : fmt::format("{}: ", path);
     text += "unknown key " + quote(entry.key);
-    const std::string_view meant = nearest(entry.key, known);
-    if (!meant.empty()) {
-        const bool built = std::find(allowed.begin(), allowed.end(), meant) != allowed.end();
-        text += fmt::format("; did you mean '{}'{}?", meant, built ? "" : " (not supported yet)");
-    }
-    if (meant.empty()) text += ';';
-    return text + (allowed.empty() ? " no key is supported here yet"
-                                   : fmt::format(" allowed here: {}", fmt::join(allowed, ", ")));
+    const std::string_view meant = nearest(entry.key, allowed);
+    text += meant.empty() ? ";" : fmt::format("; did you mean '{}'?", meant);
+    return text + fmt::format(" allowed here: {}", fmt::join(allowed, ", "));
 }
 
 bool is_class_name(std::string_view name) {
@@ -239,9 +219,6 @@ class DocumentReader {
   private:
     std::optional<ConfigError> read_entry(const YamlNode& entry, const Key& key, const std::string& path,
                                           const std::string& name) {
-        if (key.kind == Key::Kind::not_built) {
-            return error(entry.key_at, fmt::format("{}: not supported yet; it will take {}", path, key.allowed));
-        }
         if (key.kind == Key::Kind::map) {
             origins_.by_path.try_emplace(path, origin(entry.key_at));
             return read_map(entry, join(key.section, key.name), path, name, key.allowed);
@@ -276,11 +253,11 @@ std::optional<ConfigError> apply_document(const YamlNode& document, const std::s
     return DocumentReader(file, config, origins).read_map(document, "", "", "", {});
 }
 
-std::vector<KeyName> key_names() {
-    std::vector<KeyName> names;
+std::vector<std::string> key_names() {
+    std::vector<std::string> names;
     for (const Key& key : kKeys) {
         if (key.kind == Key::Kind::map) continue;
-        names.push_back({.path = join(key.section, key.name), .built = key.kind == Key::Kind::value});
+        names.push_back(join(key.section, key.name));
     }
     return names;
 }

@@ -41,12 +41,7 @@ inline constexpr std::size_t kMaxClasses = 64;             ///< the default one 
 std::optional<ConfigError> apply_document(const YamlNode& document, const std::string& file, Config& config,
                                           Origins& origins);
 
-/// A key that takes a value. Its path has '*' for a name that the user chooses: "classes.*.table".
-struct KeyName {
-    std::string path;
-    bool built = false; ///< false: refused as not supported yet
-    bool operator==(const KeyName&) const = default;
-};
-std::vector<KeyName> key_names();
+/// The paths of the keys that take a value, with '*' for a name that the user chooses: "classes.*.table".
+std::vector<std::string> key_names();
 
 } // namespace novpn

@@ -302,7 +302,6 @@ class CheckAndReload(CommandTest):
         self.assert_said(self.check(TWO_CLASSES), 0, stdout=r"\S+/checked\.yaml: ok\n")
         self.assert_said(self.check("classes:\n  novpn:\n    tabel: 5\n"), 1,
                          stderr=r"\S+/checked\.yaml:3:5: [^\n]*tabel[^\n]*table[^\n]*\n")
-        self.assert_said(self.check("marking: net_cls\n"), 1, stderr=r"\S+/checked\.yaml:1:\d+: [^\n]*not supported yet[^\n]*\n")
         # A doubt is no mistake.
         self.assert_said(self.check("classes: {novpn: {enabled: false}}\nsites: [{name: home, match: {ssid: x}, classes: {novpn: on}}]\n"), 0,
                          stdout=r"\S+/checked\.yaml: ok\n", stderr=r"\S+/checked\.yaml:2:9: sites\.home: warning: [^\n]*turns class novpn on[^\n]*\n")

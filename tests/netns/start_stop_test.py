@@ -149,9 +149,6 @@ class Refused(LabTest):
     def test_unknown_key(self):
         self.assert_refused(self.start(config="classes:\n  novpn:\n    colour: red\n"), "bad.yaml:3:", "colour")
 
-    def test_key_not_built_yet(self):
-        self.assert_refused(self.start(config="sites: [{name: home, match: {ssid: x}}]\n"), "bad.yaml:1:", "not supported yet")
-
     def test_no_such_config(self):
         result = self.lab.run(self.lab.directory / "bin/novpnd", "--config", "/nowhere.yaml",
                               "--runtime-dir", self.lab.directory / "run", check=False)

@@ -29,18 +29,14 @@ std::string content(const std::filesystem::path& file) {
 
 using Names = std::set<std::string>;
 
-Names key_names_that_are(bool built) {
-    Names names;
-    for (const auto& key : key_names()) {
-        if (key.built == built) names.insert(key.path);
-    }
-    return names;
+Names names_of_keys() {
+    const auto names = key_names();
+    return {names.begin(), names.end()};
 }
 
 /// The keys of the table that a document names.
 void collect_keys(const YamlNode& node, const std::string& path, Names& names) {
-    const auto table = key_names();
-    if (std::any_of(table.begin(), table.end(), [&](const KeyName& key) { return key.path == path; })) {
+    if (names_of_keys().contains(path)) {
         names.insert(path);
         return;
     }
@@ -64,7 +60,6 @@ std::string uncommented(const std::string& text) {
 class ShippedFile : public testing::Test {
   protected:
     const std::string text_ = content(kSource / "packaging/novpn.yaml");
-    const std::size_t not_built_ = text_.find("# ---- Not supported yet ----");
     Names keys_of(const std::string& part) {
         Names names;
         collect_keys(read_document(part).value(), "", names);
@@ -74,39 +69,28 @@ class ShippedFile : public testing::Test {
 
 TEST_F(ShippedFile, ChangesNothingAsItIs) { EXPECT_EQ(parse_config(text_, "f").value(), Config{}); }
 
-TEST_F(ShippedFile, NamesEveryBuiltKeyWithItsDefault) {
-    ASSERT_NE(not_built_, std::string::npos);
-    const std::string built = uncommented(text_.substr(0, not_built_));
-    EXPECT_EQ(keys_of(built), key_names_that_are(true));
-    const auto config = parse_config(built, "f");
+TEST_F(ShippedFile, NamesEveryKeyWithItsDefault) {
+    const std::string settings = uncommented(text_);
+    EXPECT_EQ(keys_of(settings), names_of_keys());
+    const auto config = parse_config(settings, "f");
     ASSERT_TRUE(config) << to_string(config.error());
     EXPECT_EQ(*config, Config{});
 }
 
-TEST_F(ShippedFile, ListsTheKeysThatAreNotBuiltApart) {
-    ASSERT_NE(not_built_, std::string::npos);
-    EXPECT_EQ(keys_of(uncommented(text_.substr(not_built_))), key_names_that_are(false));
-}
-
 /// Leaves of the schema: what has no properties of its own. A default is put into `defaults` in the place of its key.
-void collect_schema(const boost::json::object& schema, const std::string& path, Names& built, Names& not_built,
+void collect_schema(const boost::json::object& schema, const std::string& path, Names& keys,
                     boost::json::object& defaults) {
     const auto enter = [&](std::string_view name, std::string_view setting, const boost::json::value& inner) {
         const std::string inner_path = path.empty() ? std::string(name) : path + "." + std::string(name);
         const auto& inner_schema = inner.as_object();
         if (inner_schema.contains("properties") || inner_schema.contains("patternProperties")) {
             boost::json::object below;
-            collect_schema(inner_schema, inner_path, built, not_built, below);
+            collect_schema(inner_schema, inner_path, keys, below);
             if (!below.empty()) defaults[setting] = below;
             return;
         }
-        const auto* reference = inner_schema.if_contains("$ref");
-        if (reference != nullptr && *reference == "#/$defs/notSupportedYet") {
-            not_built.insert(inner_path);
-        } else {
-            built.insert(inner_path);
-            defaults[setting] = inner_schema.at("default");
-        }
+        keys.insert(inner_path);
+        defaults[setting] = inner_schema.at("default");
     };
     if (const auto* properties = schema.if_contains("properties")) {
         for (const auto& [name, inner] : properties->as_object()) enter(name, name, inner);
@@ -123,12 +107,10 @@ TEST(Schema, HasTheKeysOfTheTableAndTheirDefaults) {
     ASSERT_FALSE(failed) << failed.message();
     EXPECT_TRUE(read_document(text)) << read_document(text).error().what; // finds duplicate keys
 
-    Names built;
-    Names not_built;
+    Names keys;
     boost::json::object defaults;
-    collect_schema(schema.as_object(), "", built, not_built, defaults);
-    EXPECT_EQ(built, key_names_that_are(true));
-    EXPECT_EQ(not_built, key_names_that_are(false));
+    collect_schema(schema.as_object(), "", keys, defaults);
+    EXPECT_EQ(keys, names_of_keys());
     const auto config = parse_config(boost::json::serialize(defaults), "f"); // JSON is YAML
     ASSERT_TRUE(config) << to_string(config.error());
     EXPECT_EQ(*config, Config{});
@@ -345,8 +327,7 @@ TEST(Schema, AcceptsAndRefusesTheExamplesAsTheAgentDoes) {
 TEST(Schema, AcceptsTheShippedFileWithItsSettings) {
     const std::string text = content(kSource / "packaging/novpn.yaml");
     EXPECT_EQ(refused_by_schema(read_document(text).value()), "");
-    const std::string built = uncommented(text.substr(0, text.find("# ---- Not supported yet ----")));
-    EXPECT_EQ(refused_by_schema(read_document(built).value()), "");
+    EXPECT_EQ(refused_by_schema(read_document(uncommented(text)).value()), "");
 }
 
 TEST(Schema, SaysWhatItRefuses) {

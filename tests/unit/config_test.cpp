@@ -317,26 +317,6 @@ TEST(ParseConfig, TakesLinkNamesOfFifteenCharactersAtMost) {
     EXPECT_FALSE(parse_config("tunnels: {links: }", "f"));
 }
 
-TEST(ParseConfig, RefusesEveryKeyThatIsNotBuiltAsSuch) {
-    for (const auto& [key, built] : key_names()) {
-        if (built) continue;
-        std::string path = key;
-        if (const auto star = path.find('*'); star != std::string::npos) path.replace(star, 1, "novpn");
-        std::string text = path + ": x";
-        std::string closing;
-        for (auto dot = text.find('.'); dot != std::string::npos; dot = text.find('.')) {
-            text.replace(dot, 1, ": {");
-            closing += '}';
-        }
-        const int column = static_cast<int>(text.rfind('{') == std::string::npos ? 1 : text.rfind('{') + 2);
-        const auto refused = parse_config(text + closing, "f");
-        ASSERT_FALSE(refused) << text;
-        const ConfigError& error = refused.error();
-        EXPECT_EQ(error, (ConfigError{.file = "f", .line = 1, .column = column, .message = error.message}));
-        EXPECT_TRUE(error.message.starts_with(path + ": not supported yet; it will take ")) << error.message;
-    }
-}
-
 TEST(ParseConfig, TakesDotsAndStarsInKeysForLetters) {
     EXPECT_EQ(error_of("uplinks.prefer: [eth0]"), "f:1:1: unknown key 'uplinks.prefer'; allowed here: allow, classes, "
                                                   "log, marking, net_cls, sites, sockets, tunnels, uplinks");
