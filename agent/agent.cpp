@@ -380,8 +380,8 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
 
     // A copied route or a program that the kernel keeps refusing is no repair.
     auto puts_back = [&](const Operation& op) { return !is_dispensable(op) || (is_of_bpf(op) && !bpf_refused_); };
-    bool repair = !incomplete_ && answered_.empty() && same_steering(*desired_, desired) &&
-                  std::ranges::any_of(plan, puts_back);
+    bool repair =
+        !incomplete_ && answered_.empty() && same_steering(*desired_, desired) && std::ranges::any_of(plan, puts_back);
     if (repair && repairs == Repairs::in_budget) {
         if (auto wait = repairs_left_.take(since)) {
             pass.wait = wait;

@@ -539,9 +539,9 @@ std::string to_string(const Operation& operation, const Observed& observed) {
 bool is_dispensable(const Operation& operation) {
     if (std::holds_alternative<EndSocket>(operation) || std::holds_alternative<DropConnection>(operation) ||
         std::holds_alternative<ForgetNeighbour>(operation) || std::holds_alternative<ProbeNeighbour>(operation) ||
-        std::holds_alternative<PinBirthMark>(operation) ||
-        std::holds_alternative<AttachBirthMark>(operation) || std::holds_alternative<PinRedirect>(operation) ||
-        std::holds_alternative<SetResolvers>(operation) || std::holds_alternative<AttachRedirect>(operation))
+        std::holds_alternative<PinBirthMark>(operation) || std::holds_alternative<AttachBirthMark>(operation) ||
+        std::holds_alternative<PinRedirect>(operation) || std::holds_alternative<SetResolvers>(operation) ||
+        std::holds_alternative<AttachRedirect>(operation))
         return true;
     const auto* replace = std::get_if<ReplaceRoute>(&operation);
     return replace && !is_default(replace->route);

@@ -1,5 +1,5 @@
-// Numbers of one class against those of another: a table, mark, preference or class id that two of them use would mix their
-// traffic.
+// Numbers of one class against those of another: a table, mark, preference or class id that two of them use would mix
+// their traffic.
 #pragma once
 
 #include "config/config.h"
@@ -12,7 +12,8 @@
 
 namespace novpn {
 
-/// Two classes have a problem with each other's `key` ("table", "mark", "preference" or "classid"). Indices of the classes.
+/// Two classes have a problem with each other's `key` ("table", "mark", "preference" or "classid"). Indices of the
+/// classes.
 struct NumberClash {
     std::size_t first = 0;
     std::size_t second = 0; ///< the higher

@@ -500,7 +500,8 @@ void RouteMonitor::take(Drained& drained, const nlmsghdr& message, const std::se
     const bool added = message.nlmsg_type == RTM_NEWROUTE;
     if (!added && message.nlmsg_type != RTM_DELROUTE) {
         if (!drained.cause.empty()) return;
-        drained.cause = message.nlmsg_type == RTM_NEWNEIGH ? cause_of_gateway(message, gateways, macs) : cause_of(message);
+        drained.cause =
+            message.nlmsg_type == RTM_NEWNEIGH ? cause_of_gateway(message, gateways, macs) : cause_of(message);
         return;
     }
     if (message.nlmsg_len < NLMSG_LENGTH(sizeof(rtmsg))) return;

@@ -50,8 +50,8 @@ class MirrorLaw : public testing::Test {
         mirror.trust();
     }
     RouteMonitor::Drained drain() {
-        auto drained =
-            monitor->drain(routing->port(), {}, nullptr, [&](const RouteChange& change) { return mirror.take(change); });
+        auto drained = monitor->drain(routing->port(), {}, nullptr,
+                                      [&](const RouteChange& change) { return mirror.take(change); });
         if (!drained.cause.empty()) mirror.doubt();
         return drained;
     }

@@ -1,11 +1,11 @@
 // `novpn doctor`: what is judged wrong, of which facts.
 #include "agent/cli/doctor.h"
 
+#include <boost/json/array.hpp>
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 #include <filesystem>
 #include <fstream>
-#include <boost/json/array.hpp>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
