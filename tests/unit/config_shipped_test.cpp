@@ -288,6 +288,11 @@ std::string refused_by_schema(const YamlNode& document) {
 
 /// Of two values together, or of the bits of one: no schema can tell.
 const Names kBeyondASchema{"bad_class_without_mark",
+                           "bad_clash_classid",
+                           "bad_classid_missing",
+                           "bad_classid_without_net_cls",
+                           "bad_dns_uplink_by_net_cls",
+                           "bad_net_cls_mount",
                            "bad_dns_uplink_by_nft",
                            "bad_class_without_numbers",
                            "bad_clash_table",

@@ -397,7 +397,7 @@ TEST_F(ConfigFiles, AnErrorNamesTheFileItIsIn) {
     write("conf.d/10.yaml", "\nuplink: {}\n");
     EXPECT_EQ(load_error(), path("conf.d/10.yaml") +
                                 ":2:1: unknown key 'uplink'; did you mean 'uplinks'? allowed "
-                                "here: allow, classes, log, marking, sites, sockets, tunnels, uplinks");
+                                "here: allow, classes, log, marking, net_cls, sites, sockets, tunnels, uplinks");
 }
 
 TEST_F(ConfigFiles, AWrongValueIsRefusedAlsoWhereALaterFileReplacesIt) {
