@@ -84,6 +84,8 @@ class ManPages(unittest.TestCase):
                 names = path.replace("NAME", "novpn").split(".")
                 self.assertTrue(example[1].startswith(names[-1] + ": "), example[1])
                 text = "".join(f"{'  ' * depth}{name}:\n" for depth, name in enumerate(names[:-1])) + "  " * (len(names) - 1) + example[1] + "\n"
+                if path.endswith(".classid"):
+                    text += "marking: net_cls\n"  # which alone has class ids
                 with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
                     file.write(text)
                     file.flush()
