@@ -36,7 +36,7 @@ class Add(Membership):
         flow = self.lab.flow(member=False)
         self.assert_same(flow.seen, VPN_SEEN[4], "the flow at its start")
         self.assertRegex(self.lab.novpn("add", flow.process.pid).stdout,
-                         r"; 1 of its open sockets was made before and keeps its path:\n  tcp 10\.8\.0\.\d+:\d+ -> 203\.0\.113\.10:7000\n$")
+                         r"; 1 of its open sockets was made before and keeps its path\n  tcp 10\.8\.0\.\d+:\d+ to 203\.0\.113\.10:7000, of python3\S* \(\d+\)\n$")
         self.assert_same(self.old_sockets(), 1, "old sockets")
         self.assert_same(flow.ask(), VPN_SEEN[4], "the flow of a process that joined")
 
