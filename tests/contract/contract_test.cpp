@@ -1,6 +1,7 @@
 // What the agent leans on in a kernel: one body, run on the fake and on Linux. Where they differ the fake is wrong.
 // Needs root for Linux: every test has a network namespace of its own.
 #include "agent/decide.h"
+#include "rules/cgroup.h"
 #include "tests/contract/world.h"
 
 #include <algorithm>
@@ -932,25 +933,28 @@ TEST_P(Contract, TheRedirectsComeBackAsTheyWereWritten) {
 TEST_P(Contract, NetClsComesBackAsItWasWritten) {
     const std::string directory = testing::TempDir() + "novpn-contract-net_cls";
     auto net_cls = [&] { return world->kernel().observe({.net_cls = true})->net_cls; };
+    const auto root = cgroup_root_of_this_netns(); // what is below another is another agent's
+    ASSERT_TRUE(root);
+    const std::string ours = *root + "/novpn";
     using Cgroups = std::map<std::string, std::uint32_t>;
     ASSERT_EQ(net_cls().unavailable, "");
     ASSERT_EQ(net_cls().mount, "");
-    EXPECT_FALSE(apply(SetClassid{directory, cgroup, 0x100001})) << "not mounted";
+    EXPECT_FALSE(apply(SetClassid{directory, ours, 0x100001})) << "not mounted";
     // Each twice: what is already so is done.
     for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(MountNetCls{directory}));
     EXPECT_EQ(net_cls().mount, directory);
     EXPECT_TRUE(net_cls().mounted_by_us);
-    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(SetClassid{directory, cgroup, 0x100001}));
-    EXPECT_EQ(net_cls().ours, (Cgroups{{cgroup, 0x100001}}));
-    ASSERT_TRUE(apply(SetClassid{directory, cgroup, 0xffffffff}));
-    EXPECT_EQ(net_cls().ours, (Cgroups{{cgroup, 0xffffffff}}));
-    EXPECT_FALSE(world->kernel().place_in_net_cls(cgroup + "-absent", getpid()));
-    ASSERT_TRUE(world->kernel().place_in_net_cls(cgroup, getpid()));
-    EXPECT_EQ(world->kernel().net_cls_of(getpid()), cgroup);
-    EXPECT_EQ(world->kernel().net_cls_processes(cgroup), std::vector{getpid()});
-    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(RemoveNetClsCgroup{directory, cgroup}));
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(SetClassid{directory, ours, 0x100001}));
+    EXPECT_EQ(net_cls().ours, (Cgroups{{ours, 0x100001}}));
+    ASSERT_TRUE(apply(SetClassid{directory, ours, 0xffffffff}));
+    EXPECT_EQ(net_cls().ours, (Cgroups{{ours, 0xffffffff}}));
+    EXPECT_FALSE(world->kernel().place_in_net_cls(ours + "-absent", getpid()));
+    ASSERT_TRUE(world->kernel().place_in_net_cls(ours, getpid()));
+    EXPECT_EQ(world->kernel().net_cls_of(getpid()), ours);
+    EXPECT_EQ(world->kernel().net_cls_processes(ours), std::vector{getpid()});
+    for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(RemoveNetClsCgroup{directory, ours}));
     EXPECT_EQ(net_cls().ours, Cgroups{});
-    EXPECT_NE(world->kernel().net_cls_of(getpid()), cgroup) << "it was moved out";
+    EXPECT_NE(world->kernel().net_cls_of(getpid()), ours) << "it was moved out";
     for (int i = 0; i < 2; ++i) ASSERT_TRUE(apply(UnmountNetCls{directory}));
     EXPECT_EQ(net_cls().mount, "");
 }
