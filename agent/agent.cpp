@@ -73,6 +73,14 @@ bool is_of_bpf(const Operation& operation) {
            std::holds_alternative<AttachRedirect>(operation);
 }
 
+/// A program for a cgroup of others: one that has ended and come back since its news was read looks as it did, and has
+/// no program any more.
+bool is_for_cgroup_of_others(const Operation& operation, const Observed& observed) {
+    if (const auto* attach = std::get_if<AttachBirthMark>(&operation)) return observed.others.contains(attach->cgroup);
+    const auto* attach = std::get_if<AttachRedirect>(&operation);
+    return attach && observed.others.contains(attach->cgroup);
+}
+
 struct Applied {
     std::vector<std::string> operations; ///< as their text
     bool bpf_refused = false;
@@ -379,7 +387,10 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
     Plan plan = diff(*observed, desired);
 
     // A copied route or a program that the kernel keeps refusing is no repair.
-    auto puts_back = [&](const Operation& op) { return !is_dispensable(op) || (is_of_bpf(op) && !bpf_refused_); };
+    auto puts_back = [&](const Operation& op) {
+        if (!is_dispensable(op)) return true;
+        return is_of_bpf(op) && !bpf_refused_ && !is_for_cgroup_of_others(op, *observed);
+    };
     bool repair =
         !incomplete_ && answered_.empty() && same_steering(*desired_, desired) && std::ranges::any_of(plan, puts_back);
     if (repair && repairs == Repairs::in_budget) {
