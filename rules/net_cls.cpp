@@ -2,13 +2,16 @@
 
 #include "rules/cgroup.h"
 
+#include <array>
 #include <cerrno>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <fstream>
+#include <linux/capability.h>
 #include <sstream>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace novpn {
@@ -31,6 +34,13 @@ bool is_enabled() {
         if (name == kController) return enabled == 1;
     }
     return false;
+}
+
+bool may_mount() {
+    __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> now{};
+    return syscall(SYS_capget, &header, now.data()) == 0 &&
+           (now[CAP_TO_INDEX(CAP_SYS_ADMIN)].effective & CAP_TO_MASK(CAP_SYS_ADMIN)) != 0;
 }
 
 /// 0 where it cannot be read: the cgroup has gone.
@@ -80,7 +90,14 @@ ObservedNetCls NetCls::observe() const {
         return observed;
     }
     const auto mounted = find_cgroup_v1(kController);
-    if (!mounted) return observed;
+    if (!mounted) {
+        if (!may_mount())
+            observed.unavailable =
+                "net_cls is not mounted, and mounting it takes CAP_SYS_ADMIN, which the agent's unit "
+                "does not have, nor an agent that started with another marking: restart it, or have "
+                "net_cls mounted before (novpnd(8))";
+        return observed;
+    }
     observed.mount = mounted->directory;
     observed.mounted_by_us = mounted->source == kSource;
     const CgroupTree tree(mounted->directory);
@@ -107,12 +124,7 @@ Expected<void> NetCls::mount(const std::string& directory) const {
     if (error == EBUSY) error = ::mount(kSource, directory.c_str(), "cgroup", 0, "net_cls,net_prio") == 0 ? 0 : errno;
     if (error == 0) return {};
     (void)rmdir(directory.c_str());
-    return system_error(error, doing,
-                        error == EPERM ? fmt::format("CAP_SYS_ADMIN is needed, which the agent's unit does not have: "
-                                                     "have it mounted before (novpnd(8)), as by mount -t cgroup -o {} "
-                                                     "{} {}",
-                                                     kController, kController, directory)
-                                       : std::string());
+    return system_error(error, doing);
 }
 
 Expected<void> NetCls::unmount(const std::string& directory) const {

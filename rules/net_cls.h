@@ -22,7 +22,6 @@ class NetCls {
     /// Where the kernel tells and takes a cgroup's class id.
     static std::string classid_file(const std::string& mount, const std::string& path);
     /// mkdir -p DIRECTORY; mount -t cgroup -o net_cls novpn DIRECTORY. One that is mounted there already is done.
-    /// operation_not_permitted: without CAP_SYS_ADMIN, and `detail` says what to do.
     Expected<void> mount(const std::string& directory) const;
     /// umount DIRECTORY; rmdir DIRECTORY. Its cgroups, if there are any, live on.
     Expected<void> unmount(const std::string& directory) const;

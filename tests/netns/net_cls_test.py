@@ -115,7 +115,9 @@ class Flows(NetCls):
         self.assert_nothing_leaked()
 
     def test_a_reload_from_and_to_another_marking_loses_no_member_of_cgroup_v2(self):
-        self.start("marking: auto\n")
+        self.start("marking: net_cls\n")  # Whoever starts otherwise gives up the right to mount.
+        (self.lab.directory / "novpn.yaml").write_text("marking: auto\n")
+        self.lab.novpn("reload")
         flow = self.lab.flow()
         (self.lab.directory / "novpn.yaml").write_text("marking: net_cls\n")
         self.lab.novpn("reload")
@@ -162,6 +164,18 @@ class Mounts(NetCls):
         self.assertIn("CAP_SYS_ADMIN", result.stderr.splitlines()[-1])
         self.assertIn("novpnd(8)", result.stderr.splitlines()[-1])
         self.assert_state_is(before)
+
+
+    def test_an_agent_that_gave_up_the_right_to_mount_refuses_the_reload(self):
+        self.start("marking: auto\n")
+        before = self.lab.snapshot()
+        (self.lab.directory / "novpn.yaml").write_text("marking: net_cls\n")
+        result = self.lab.novpn("reload", check=False)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("CAP_SYS_ADMIN", result.stderr)
+        self.assertIn("restart", result.stderr)
+        self.assert_state_is(before)
+        self.assert_members_seen_at("a")
 
 
 class Crashes(NetCls):
