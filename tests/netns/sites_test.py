@@ -165,7 +165,8 @@ class Walk(Apps):
         self.lab.shell(f"ip link set lan address {HOME}", "router_a")
         self.lab.shell("""sysctl -qw net.ipv4.conf.lan.arp_ignore=8
             nft 'add table ip6 mute; add chain ip6 mute output { type filter hook output priority 0; };
-                 add rule ip6 mute output icmpv6 type nd-neighbor-advert drop'""", "router_a")
+                 add rule ip6 mute output icmpv6 type { nd-neighbor-advert, nd-neighbor-solicit, nd-router-advert } drop'""",
+                       "router_a")
         self.lab.shell("ip neighbour flush dev wlan0; ip -6 neighbour flush dev wlan0")
         self.start_agent(WALK.replace("office", "nowhere"))
         self.agent.wait_for(lambda s: ["gateway_mac"] in [v["failed"] for v in s["sites"] if v["matches"] == "unknown"],
