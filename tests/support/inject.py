@@ -24,7 +24,6 @@ class Inject:
     def environment(self):
         assert LIBRARY.is_absolute() and LIBRARY.exists(), f"NOVPN_INJECT_LIBRARY: no {LIBRARY}"
         # Its functions are AddressSanitizer's own in a build with that: they are called by ours.
-        # What is freed is kept back by the sanitizer, 256 MiB of it: more than an agent may grow.
         options = ":".join(filter(None, [os.environ.get("ASAN_OPTIONS"), "verify_asan_link_order=0:quarantine_size_mb=8"]))
         return {"LD_PRELOAD": str(LIBRARY), "NOVPN_INJECT": str(self.path), "ASAN_OPTIONS": options}
 
