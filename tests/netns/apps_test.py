@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import tempfile
 import unittest
 
 from labtest import LabTest, SITES, VPN_SEEN
@@ -33,8 +34,9 @@ class Apps(LabTest):
 
     def setUp(self):
         super().setUp()
-        self.root = cgroup_mount() / f"novpn-test-{self.lab.prefix}"
-        self.root.mkdir()
+        # A name of its own: a run that was killed leaves its tree, and process ids come again.
+        self.root = pathlib.Path(tempfile.mkdtemp(prefix=f"novpn-test-{self.lab.prefix}-", dir=cgroup_mount()))
+        self.root.chmod(0o755)
         # Before the lab's own end the processes inside live.
         self.addCleanup(self.remove_root)
         self.make("system.slice/cron.service")

@@ -332,6 +332,10 @@ class Walk:
         # A link that came to another site with its old lease may be the better one by its metric, to the kernel too.
         due = due if strict and not any(port.stale for port in self.carrying()) else set()
         seen = self.question(self.member, "ask", protocol, MEMBER_ECHO[family], DUE if due else UNSURE)
+        if due and protocol == "udp" and seen == "no answer: ETIMEDOUT":
+            # The kernel began to look for the gateway while the link had no carrier, and drops what waits when it gives up.
+            seen = self.question(self.member, "ask", protocol, MEMBER_ECHO[family], DUE)
+            self.counts["second tries"] += 1
         site = self.site_of(family, seen)
         self.counts["members answered" if site else "members unanswered"] += 1
         if due and site not in due or not due and not site and not seen.startswith("no answer"):
