@@ -16,7 +16,8 @@ namespace {
 Scope scope_of(const Config& wanted, const std::string& cgroup_root, Depth depth) {
     const Config config = at_all_sites(wanted);
     Scope scope{.strays = depth == Depth::everything};
-    scope.wifi = tells_by_wifi(config);
+    // Wi-Fi that has no address yet is about to get one; another port without one may be of no use.
+    scope.wifi = tells_by_wifi(config) || tells_by_lease(config);
     scope.bssids = tells_by_bssid(config);
     scope.place_gateways = tells_by_gateway(config);
     scope.tunnels = config.tunnels.links;

@@ -145,26 +145,10 @@ void add_rules(std::vector<Rule>& rules, Family family, const ClassConfig& c, co
     if (unmarked) add_unmarked_rules(rules, family, c, decision, preference, observed, config);
 }
 
-/// The name, and no glob that others match.
-std::string exactly(const std::string& name) {
-    std::string glob;
-    for (char c : name) {
-        if (std::string_view("*?[]\\").find(c) != std::string_view::npos) glob += '\\';
-        glob += c;
-    }
-    return glob;
-}
-
 /// `dns: uplink` only where it can be.
 Config with_possible_dns(Config config, const Observed& observed) {
     if (can_redirect(observed, config)) return config;
     for (ClassConfig& c : config.classes) c.dns = Dns::vpn;
-    return config;
-}
-
-Config with_known_tunnels(Config config, const Memory& memory, const Observed& observed) {
-    for (IfIndex index : memory.ppp_tunnels)
-        if (const Link* link = find_link(observed, index)) config.tunnels.links.push_back(exactly(link->name));
     return config;
 }
 

@@ -243,9 +243,10 @@ bool any_site(const Config& config, auto uses) {
 
 } // namespace
 
-Place look_around(const Observed& observed, const Config& config, const Memory& memory) {
+Place look_around(const Observed& observed, const Config& asked, const Memory& memory) {
     Place place;
-    if (config.sites.empty()) return place;
+    if (asked.sites.empty()) return place;
+    const Config config = with_known_tunnels(asked, memory, observed);
     add_links(place, observed, config);
     if (tells_by_gateway(config) || tells_by_domain(config)) place.gateways = ways_out(observed, config, memory);
     if (tells_by_gateway(config)) add_gateways(place, observed);
@@ -318,6 +319,10 @@ bool tells_by_wifi(const Config& config) {
 bool tells_by_bssid(const Config& config) {
     return any_site(config, [](const SiteMatch& match) { return !match.bssids.empty(); });
 }
+bool tells_by_lease(const Config& config) {
+    return tells_by_gateway(config) || tells_by_domain(config) ||
+           any_site(config, [](const SiteMatch& match) { return !match.networks.empty(); });
+}
 bool tells_by_gateway(const Config& config) {
     return any_site(config, [](const SiteMatch& match) { return !match.gateway_macs.empty(); });
 }
@@ -336,7 +341,9 @@ std::string describe(const SiteDecision& site) {
     for (const SiteVerdict& verdict : site.verdicts)
         if (!verdict.failed.empty())
             others.push_back(fmt::format("{}: {} {}", verdict.name, fmt::join(verdict.failed, ", "),
-                                         verdict.matches == Certainty::unknown ? "not known yet" : "does not match"));
+                                         verdict.matches == Certainty::unknown ? "not known yet"
+                                         : verdict.failed.size() > 1           ? "do not match"
+                                                                               : "does not match"));
     std::string text = !site.known ? "not known yet" : site.name.value_or("none");
     return others.empty() ? text : fmt::format("{} ({})", text, fmt::join(others, "; "));
 }

@@ -66,6 +66,7 @@ Config at_all_sites(const Config& config);
 /// A key of `match` that a site of the config uses.
 bool tells_by_wifi(const Config& config);
 bool tells_by_bssid(const Config& config);
+bool tells_by_lease(const Config& config); ///< network, gateway_mac or domain: an address comes before they are known
 bool tells_by_gateway(const Config& config);
 bool tells_by_domain(const Config& config);
 

@@ -260,6 +260,16 @@ bool has_router_gateway(const Uplink& uplink) {
     return uplink.family == Family::ipv6 && uplink.gateway && is_link_local(*uplink.gateway);
 }
 
+/// The name, and no glob that others match.
+std::string exactly(const std::string& name) {
+    std::string glob;
+    for (char c : name) {
+        if (std::string_view("*?[]\\").find(c) != std::string_view::npos) glob += '\\';
+        glob += c;
+    }
+    return glob;
+}
+
 } // namespace
 
 std::string to_string(UplinkSource source) {
@@ -311,6 +321,12 @@ bool is_tunnel(const Link& link, const Observed& observed, const Config& config)
         bool carries = can_carry(other, Family::ipv4, observed) || can_carry(other, Family::ipv6, observed);
         return carries && may_be_way_out(other.index, observed);
     });
+}
+
+Config with_known_tunnels(Config config, const Memory& memory, const Observed& observed) {
+    for (IfIndex index : memory.ppp_tunnels)
+        if (const Link* link = find_link(observed, index)) config.tunnels.links.push_back(exactly(link->name));
+    return config;
 }
 
 bool can_carry(const Link& link, Family family, const Observed& observed) {

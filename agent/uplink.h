@@ -66,6 +66,9 @@ struct Selection {
 /// and a tunnel while another uplink lives; of several ppp links without another uplink the first one is the modem.
 bool is_tunnel(const Link& link, const Observed& observed, const Config& config);
 
+/// With the ppp links that were tunnels said to be some, whatever is_tunnel would make of them now.
+Config with_known_tunnels(Config config, const Memory& memory, const Observed& observed);
+
 /// The kernel would accept the gateway: it is on-link there, or there is none.
 bool gateway_is_on_link(const Uplink& uplink, const Observed& observed);
 

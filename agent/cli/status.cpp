@@ -151,12 +151,15 @@ std::string to_text(const json::object& status) {
         const std::string matches = text_of(*other, "matches");
         if (matches == "yes") continue;
         std::string keys;
+        std::size_t count = 0;
         if (const auto* failed = other->if_contains("failed"); failed != nullptr && failed->is_array())
             for (const auto& key : failed->get_array())
-                if (key.is_string()) keys += (keys.empty() ? "" : ", ") + printable(std::string(key.get_string()));
+                if (key.is_string()) keys += (count++ == 0 ? "" : ", ") + printable(std::string(key.get_string()));
         line(out, "no site",
              fmt::format("{}: {} {}", text_of(*other, "name"), keys,
-                         matches == "unknown" ? "not known yet" : "does not match"));
+                         matches == "unknown" ? "not known yet"
+                         : count > 1          ? "do not match"
+                                              : "does not match"));
     }
     for (const auto* sign : objects_of(status, "place"))
         line(out, "place", fmt::format("{} {}", text_of(*sign, "key"), text_of(*sign, "value")));

@@ -1,11 +1,14 @@
 // What holds at every step of any story: a laptop changes at random under a running agent, noticed or not. A story that
 // breaks a law is told again in the language of tests/scenarios, without the lines that do not matter. NOVPN_SEED=N
 // replays the story of a seed, with NOVPN_STORIES=N that many from it.
+#include "agent/site.h"
+#include "config/sites.h"
 #include "tests/support/random_story.h"
 
 #include <algorithm>
 #include <cstdlib>
 #include <fmt/format.h>
+#include <fnmatch.h>
 #include <gtest/gtest.h>
 #include <net/if_arp.h>
 #include <netinet/in.h>
@@ -27,11 +30,19 @@ struct Broken : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+/// A packet goes into a tunnel.
+struct StrayPacket : Broken {
+    StrayPacket(const std::string& what, std::string of_class)
+        : Broken(what)
+        , class_name(std::move(of_class)) {}
+    std::string class_name;
+};
+
 /// Plays lines and holds every state against the laws.
 class Witness {
   public:
     Witness() {
-        player_.on_operation = [this](const Operation&) { check_packets("amid a pass"); };
+        player_.on_operation = [this](const Operation&) { check_amid_a_pass(); };
     }
 
     Player& player() { return player_; }
@@ -54,12 +65,14 @@ class Witness {
             return true;
         }
         if (is_pass && player_.agent().desired()) {
+            judge_what_was_amid_the_pass();
             if (has_ppp()) settle();
             look_at_tunnels();
             in_force_ = true;
             damaged_ = false;
             check_installed();
             check_way_out();
+            check_site();
         } else if (touches_ours(line.text)) {
             damaged_ = true;
         }
@@ -184,13 +197,141 @@ class Witness {
                 bool guarded = nft.present && !nft.links.contains({c.name, route->link});
                 bool no_room = !player_.agent().desired()->rule_order.at(family).ahead.empty();
                 if (!guarded && !damaged_)
-                    throw Broken(fmt::format("{}: nothing guards {} from {}", when, c.name, name));
+                    throw StrayPacket(fmt::format("{}: nothing guards {} from {}", when, c.name, name), c.name);
                 if (!damaged_ && !no_room)
-                    throw Broken(
-                        fmt::format("{}: {} packets of class {} leave by {}", when, to_string(family), c.name, name));
+                    throw StrayPacket(
+                        fmt::format("{}: {} packets of class {} leave by {}", when, to_string(family), c.name, name),
+                        c.name);
             }
         }
     }
+    /// The config that a pass goes to is known at its end only, where the site changes: what is wrong by the one that
+    /// it comes from counts unless that lets it be.
+    void check_amid_a_pass() {
+        try {
+            check_packets("amid a pass");
+        } catch (const StrayPacket& stray) {
+            if (player_.config().sites.empty()) throw;
+            if (lets_out(stray.class_name)) strays_.push_back(stray);
+        }
+    }
+    void judge_what_was_amid_the_pass() {
+        const Config config = player_.config_now();
+        for (const StrayPacket& stray : std::exchange(strays_, {}))
+            if (!may_use_tunnel(*std::ranges::find(config.classes, stray.class_name, &ClassConfig::name))) throw stray;
+    }
+
+    /// A packet of somebody gets the class's mark.
+    bool lets_out(const std::string& class_name) {
+        const ObservedNft& nft = player_.kernel().nft();
+        const auto has = [&](const auto& elements) {
+            return std::ranges::any_of(elements, [&](const auto& one) { return one.class_name == class_name; });
+        };
+        return nft.present && (has(nft.members) || has(nft.users) || has(nft.destinations));
+    }
+
+    /// A site that the agent names is where the laptop is, as the kernel has it; and nothing is let out that one of the
+    /// sites where it may be keeps in.
+    void check_site() {
+        const Config& config = player_.config();
+        if (config.sites.empty()) return;
+        bool certain = false;
+        for (const SiteVerdict& verdict : player_.agent().desired()->site.verdicts) {
+            const SiteConfig& site = *std::ranges::find(config.sites, verdict.name, &SiteConfig::name);
+            check_verdict(site, verdict.matches);
+            if (certain || verdict.matches == Certainty::no) continue;
+            certain = verdict.matches == Certainty::yes;
+            for (const ClassConfig& c : config.classes) check_no_more_than(class_at(site, c), verdict.name);
+        }
+        if (certain) return;
+        for (const ClassConfig& c : config.classes) check_no_more_than(c, "no site");
+    }
+
+    /// By Wi-Fi, addresses and links, which the kernel has; by gateways and domains a site may be less certain.
+    void check_verdict(const SiteConfig& site, Certainty told) {
+        const Certainty truth = as_the_kernel_has_it(site.match);
+        const bool leans_on_others = !site.match.gateway_macs.empty() || !site.match.domains.empty();
+        if (told == truth || (leans_on_others && told < truth)) return;
+        static constexpr const char* kWords[] = {"is not", "may be", "is"};
+        throw Broken(fmt::format("the laptop {} at site {}, and the agent says that it {}",
+                                 kWords[static_cast<std::size_t>(truth)], site.name,
+                                 kWords[static_cast<std::size_t>(told)]));
+    }
+    Certainty as_the_kernel_has_it(const SiteMatch& match) {
+        const Observed observed = *player_.kernel().observe({.wifi = true, .bssids = true});
+        const auto has_carrier = [](const Link& link) { return link.up && link.carrier && !link.loopback; };
+        std::vector<Link> links, tunnels;
+        for (const Link& link : observed.links)
+            if (has_carrier(link)) (tunnels_.contains(link.index) ? tunnels : links).push_back(link);
+        const auto is_here = [&](IfIndex index) {
+            return std::ranges::find(links, index, &Link::index) != links.end();
+        };
+        std::vector<WifiLink> wifi = observed.wifi;
+        std::erase_if(wifi, [&](const WifiLink& one) { return !is_here(one.link); });
+        std::vector<Address> addresses = observed.addresses;
+        std::erase_if(addresses, [&](const Address& a) {
+            return !is_here(a.link) || (a.local.is_v6() && a.local.to_v6().is_link_local());
+        });
+        const auto has_no_address = [&](IfIndex link) {
+            return std::ranges::find(addresses, link, &Address::link) == addresses.end();
+        };
+        const bool arrives =
+            (addresses.empty() && !links.empty()) || std::ranges::any_of(wifi, has_no_address, &WifiLink::link);
+
+        Certainty all = Certainty::yes;
+        const auto ask = [&](const auto& wanted, const auto& values, auto by) {
+            if (wanted.empty()) return;
+            Certainty best = Certainty::no;
+            for (const auto& value : values)
+                for (const auto& one : wanted) best = std::max(best, by(one, value));
+            all = std::min(all, best);
+        };
+        const auto fits = [](const std::string& glob, const std::string& text) {
+            return fnmatch(glob.c_str(), text.c_str(), FNM_NOESCAPE) == 0 ? Certainty::yes : Certainty::no;
+        };
+        const auto by_name = [&](const std::string& glob, const Link& link) { return fits(glob, link.name); };
+        ask(match.ssids, wifi, [&](const std::string& glob, const WifiLink& one) {
+            return one.ssid.empty() ? Certainty::unknown : fits(glob, ssid_text(one.ssid));
+        });
+        ask(match.bssids, wifi, [&](const std::string& glob, const WifiLink& one) {
+            return one.bssid ? fits(glob, to_string(*one.bssid)) : Certainty::unknown;
+        });
+        ask(match.links, links, by_name);
+        ask(match.tunnels, tunnels, by_name);
+        if (match.networks.empty()) return all;
+        Certainty in_network = arrives ? Certainty::unknown : Certainty::no;
+        for (const Address& a : addresses)
+            for (const Prefix& network : match.networks)
+                if (contains(network, prefix_of(a.local, a.prefix_length))) in_network = Certainty::yes;
+        return std::min(all, in_network);
+    }
+
+    /// What the kernel does with the class's packets, against what the class may at one of the sites in question.
+    void check_no_more_than(const ClassConfig& c, const std::string& site) {
+        if (player_.is_switched(c.name)) return;
+        const auto broken = [&](const std::string& what) {
+            return Broken(fmt::format("class {} {}, which {} does not let it", c.name, what, site));
+        };
+        if (!c.via.empty()) {
+            if (c.enabled && !lets_out(c.name)) throw broken("goes by any way");
+            return;
+        }
+        if (!c.enabled && lets_out(c.name)) throw broken("is on");
+        for (const Rule& rule : player_.kernel().rules()) {
+            if (rule.protocol != kNovpnProtocol || rule.table != c.table || !rule.to) continue;
+            if (!c.enabled || std::ranges::find(c.destinations, *rule.to) == c.destinations.end())
+                throw broken("has destination " + to_string(*rule.to));
+        }
+        const DnsState dns = player_.agent().desired()->classes.at(c.name).dns.state;
+        if (c.dns == Dns::vpn && dns == DnsState::uplink) throw broken("has its names resolved by the uplink");
+        if (may_use_tunnel(c) || !lets_out(c.name)) return;
+        for (Family family : kFamilies) {
+            const auto route = lookup(family, c);
+            const bool no_room = !player_.agent().desired()->rule_order.at(family).ahead.empty();
+            if (route && is_forbidden(route->link, c) && !no_room) throw broken("goes into the VPN");
+        }
+    }
+
     bool is_forbidden(IfIndex link, const ClassConfig& c) {
         const auto& links = player_.kernel().links();
         auto found = std::ranges::find(links, link, &Link::index);
@@ -209,6 +350,7 @@ class Witness {
     bool damaged_ = false;                 ///< since it looked
     std::map<IfIndex, std::string> known_; ///< links as it looked
     std::set<IfIndex> tunnels_;            ///< those of them that were tunnels
+    std::vector<StrayPacket> strays_;      ///< amid the pass, while the class was still marked
 };
 
 /// Why the story breaks a law; nothing when it does not. Lines that the kernel does not take are left out.

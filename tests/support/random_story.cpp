@@ -32,6 +32,21 @@ const std::vector<std::vector<std::string>>& configs() {
          "    mark: 0x50000000/0xff000000", "    preference: 80"},
         {"classes:", "  novpn:", "    when_no_uplink: tunnel", "  games:", "    table: 7867",
          "    mark: 0x4f000000/0xff000000", "    preference: 200"},
+        // The networks of joins_network are sites 1 to 3.
+        {"sites:", "  - {name: office, match: {ssid: [\"Corp*\", Site1]}, classes: {novpn: off}}",
+         "  - {name: home, match: {network: 192.168.2.0/24, link: \"[elw]*\"},",
+         "     classes: {novpn: {add: {destinations: [203.0.113.0/24]}}}}",
+         "  - {name: desk, match: {bssid: \"02:00:00:00:00:03\"}, classes: {novpn: {when_no_uplink: tunnel}}}"},
+        {"classes:", "  novpn: {enabled: false}", "  backup:", "    table: 7867", "    mark: 0x4f000000/0xff000000",
+         "    preference: 70", "    destinations: [198.51.100.0/24]",
+         "sites:", "  - {name: office, match: {domain: \"site1.*\"}, classes: {backup: off}}",
+         "  - {name: home, match: {gateway_mac: \"02:00:00:00:00:02\"}, classes: {novpn: on}}",
+         "  - {name: inside, match: {tunnel: \"tun*\"}, uplinks: {prefer: [\"w*\"]},",
+         "     classes: {novpn: on, backup: {destinations: [203.0.113.0/24]}}}"},
+        {"classes:", "  work:", "    via: \"tun*\"", "    table: 7868", "    mark: 0x50000000/0xff000000",
+         "    preference: 80", "sites:",
+         "  - {name: cafe, match: {network: [192.168.3.0/24, \"2001:db8:3::/64\"]}, classes: {work: on, novpn: off}}",
+         "  - {name: lan, match: {link: \"eth*\"}, uplinks: {ignore: [\"w*\"]}, classes: {work: off}}"},
     };
     return kConfigs;
 }
@@ -78,7 +93,10 @@ std::string StoryTeller::some_link(Player& player, bool tunnel) {
 
 Story StoryTeller::beginning() {
     Story story;
-    if (const auto& config = one_of(configs()); !config.empty()) story.push_back({"config", config});
+    if (const auto& config = one_of(configs()); !config.empty()) {
+        story.push_back({"config", config});
+        has_sites_ = std::ranges::find(config, "sites:") != config.end();
+    }
     for (int i = pick(3); i >= 0; --i) {
         const NewLink& link = one_of(kPhysical);
         tell(fmt::format("link add {}{}", link.name, link.words));
@@ -136,6 +154,7 @@ StoryLine StoryTeller::next(Player& player) {
 void StoryTeller::joins_network(const std::string& link) {
     int site = 1 + pick(3);
     int metric = 100 * pick(8);
+    if (has_sites_ && chance(80)) shows_its_site(link, site);
     if (chance(80)) {
         if (link.starts_with("ppp") || (link == "wwan0" && chance(50))) {
             tell(fmt::format("address add 100.72.{}.4/32 peer 10.64.64.64/32 dev {}", site, link));
@@ -153,6 +172,26 @@ void StoryTeller::joins_network(const std::string& link) {
         tell(fmt::format("address add 2001:db8:{}::50/64 dev {}", site, link));
         tell_rarely(fmt::format("route add default via fe80::{} dev {} proto ra metric 1024", 1 + pick(2), link));
     }
+    if (has_sites_ && chance(30)) shows_its_site(link, site);
+}
+
+/// What sites are told by, before its address comes or after it; now and then of another network than that of the
+/// address.
+void StoryTeller::shows_its_site(const std::string& link, int site) {
+    if (chance(15)) site = 1 + pick(3);
+    if (link.starts_with("w")) {
+        if (chance(40)) tell(fmt::format("wifi {} associates", link));
+        if (chance(30)) tell("agent runs");
+        const std::string name = site == 1 && chance(50) ? R"(Corp\x1b\x20\x5c)" : fmt::format("Site{}", site);
+        tell_rarely(fmt::format("wifi {} joins {} bssid 02:00:00:00:00:0{}", link, name, site));
+    }
+    for (int host = 1; host <= 2; ++host) {
+        const std::string mac = chance(15) ? "none" : fmt::format("02:00:00:00:00:0{}", site);
+        tell_rarely(fmt::format("mac 192.168.{}.{} dev {} {}", site, host, link, mac));
+    }
+    if (chance(10)) tell("resolver none");
+    if (chance(60)) tell(fmt::format("domain lease dev {} site{}.example", link, site));
+    if (chance(20)) tell(fmt::format("search site{}.example", 1 + pick(3)));
 }
 
 void StoryTeller::leaves_network(Player& player, const std::string& link) {

@@ -1,6 +1,6 @@
-// Random stories for the laws, in the language of tests/scenarios: a laptop that roams, VPN clients that come, go and
-// crash, programs that put rules before ours or remove what is ours. The same seed gives the same story on every
-// machine.
+// Random stories for the laws, in the language of tests/scenarios: a laptop that roams from site to site, VPN clients
+// that come, go and crash, programs that put rules before ours or remove what is ours. The same seed gives the same
+// story on every machine.
 #pragma once
 
 #include "tests/support/scenario.h"
@@ -39,6 +39,7 @@ class StoryTeller {
     void tell(std::string text); ///< in the lines that follow
     void tell_rarely(const std::string& text);
     void joins_network(const std::string& link);
+    void shows_its_site(const std::string& link, int site);
     void leaves_network(Player& player, const std::string& link);
     void changes_link(Player& player);
     void gets_other_route(Player& player);
@@ -51,6 +52,7 @@ class StoryTeller {
     std::mt19937 random_;
     int percent_noticed_; ///< chance that a change is followed by a look
     bool notice_next_ = false;
+    bool has_sites_ = false;
     std::deque<std::string> waiting_;
 };
 

@@ -182,7 +182,8 @@ class Player::Words {
 Player::Player() { start_agent(); }
 
 Config Player::config_now() const {
-    Config config = config_;
+    const auto& decided = agent_->desired();
+    Config config = decided ? config_at(decided->site, config_) : config_;
     for (ClassConfig& c : config.classes)
         if (auto found = switches_.find(c.name); found != switches_.end()) c.enabled = found->second;
     return config;

@@ -27,7 +27,9 @@ class Player {
     FakeKernel& kernel() { return kernel_; }
     Agent& agent() { return *agent_; }
     const Config& config() const { return config_; }
-    Config config_now() const; ///< with what was switched on and off
+    Config config_now() const; ///< as it is at the site that was last found, with what was switched on and off
+    /// A person has switched the class on or off, whatever a site says.
+    bool is_switched(const std::string& class_name) const { return switches_.contains(class_name); }
     /// Text of the last pass's operations, refused ones among them, by lines.
     const std::vector<std::string>& plan() const { return plan_; }
 

@@ -79,6 +79,11 @@ class Package(machine.MachineTest):
         lines = self.machine.run("journalctl", "--boot", "-o", "json", "_SYSTEMD_UNIT=novpnd.service", *matches).stdout.splitlines()
         return [json.loads(line) for line in lines]
 
+    def test_03_its_sandbox_is_told_of_nothing(self):
+        """What the unit has given up already the agent does not try to give up again."""
+        warned = [entry["MESSAGE"] for entry in self.entries() if int(entry["PRIORITY"]) <= 4]
+        self.assertEqual(warned, [])
+
     def test_04_the_journal_has_fields(self):
         takeover = self.entries("EVENT=takeover")[-1]
         self.assertIn("ipv4 takeover", takeover["MESSAGE"])
