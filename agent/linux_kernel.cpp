@@ -1,5 +1,7 @@
 #include "agent/linux_kernel.h"
 
+#include "agent/decide.h"
+
 #include <algorithm>
 #include <iterator>
 #include <utility>
@@ -153,10 +155,14 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
     return observed;
 }
 
-/// What of ours is in files, of which no netlink tells: cgroups, class ids, pins.
+/// What of ours is in files, of which no netlink tells: cgroups, class ids, pins, and how a strict rp_filter judges
+/// members' replies (rp_filter itself is told of).
 void LinuxKernel::follow(const Observed& observed) const {
     std::set<std::string> directories{cgroups_.mount() + "/" + cgroup_root_};
-    std::set<std::string> files;
+    std::set<std::string> files{Sysctls::src_valid_mark_file("all")};
+    for (const Link& link : observed.links)
+        if (link.up && !link.loopback && needs_src_valid_mark(link, observed))
+            files.insert(Sysctls::src_valid_mark_file(link.name));
     if (!observed.birth_marks.directory.empty()) directories.insert(observed.birth_marks.directory);
     if (!observed.net_cls.mount.empty()) {
         directories.insert(observed.net_cls.mount + "/" + cgroup_root_);

@@ -151,16 +151,28 @@ class ReversePath(LabTest):
         self.lab.novpn("down", "--force")
         self.assert_state_is(self.before)
 
-    def test_reset_by_somebody_else_is_put_back_at_the_next_look(self):
+    def test_reset_by_somebody_else_is_put_back_at_once(self):
+        """Of that no netlink tells. The log is read, as a status would be a look."""
         self.strict()
         self.start_agent()
         self.vpn_up("def1")
-        repairs = self.agent.status()["repairs"]
-        self.lab.shell(f"sysctl -qw net.ipv4.conf.wlan0.{SETTING}=0")
-        # A member that starts is a look.
+        for _ in range(3):
+            self.lab.shell(f"sysctl -qw net.ipv4.conf.wlan0.{SETTING}=0")
+            the_lab.wait_until(lambda: self.setting("wlan0"), what=f"{SETTING} put back", detail=self.agent.log.read_text)
         self.assert_replies()
+        self.assertEqual(self.agent.status()["repairs"], 3)
+
+    def test_of_all_is_followed(self):
+        """conf.all speaks for every link: then nothing of ours is needed, and without it again it is."""
+        self.strict()
+        self.start_agent()
         self.assert_set_on("wlan0")
-        self.assertGreater(self.agent.status()["repairs"], repairs)
+        self.lab.shell(f"sysctl -qw net.ipv4.conf.all.{SETTING}=1")
+        the_lab.wait_until(lambda: not self.setting("wlan0"), what=f"{SETTING} taken back", detail=self.agent.log.read_text)
+        self.lab.shell(f"sysctl -qw net.ipv4.conf.all.{SETTING}=0")
+        the_lab.wait_until(lambda: self.setting("wlan0"), what=f"{SETTING} of the link", detail=self.agent.log.read_text)
+        self.vpn_up("def1")
+        self.assert_replies()
 
     def test_a_tag_of_somebody_else_is_named_and_kept(self):
         self.lab.shell("sysctl -qw net.ipv4.conf.wlan0.tag=5")
