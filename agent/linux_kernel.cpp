@@ -138,6 +138,8 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
     auto nft = nft_.observe();
     if (!nft) return tl::make_unexpected(nft.error());
     observed.nft = std::move(*nft);
+    if (scope.strays) legacy_may_filter_early_ = legacy_may_filter_early();
+    observed.nft.early_filter = observed.nft.early_filter || legacy_may_filter_early_;
     look_at_others(observed, scope);
     if (birth_marks_.pinned()) {
         paths.insert(paths.end(), scope.attached.begin(), scope.attached.end());
@@ -178,6 +180,8 @@ Expected<std::vector<Firewall>> LinuxKernel::firewalls() {
     std::ranges::move(legacy_firewalls(), std::back_inserter(*found));
     return found;
 }
+
+Expected<std::vector<ReversePathFilter>> LinuxKernel::reverse_path_filters() { return nft_.reverse_path_filters(); }
 
 /// What the watch tells is the answer; a look at everything reads the tree anew.
 void LinuxKernel::look_at_others(Observed& observed, const Scope& scope) const {
