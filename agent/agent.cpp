@@ -2,7 +2,6 @@
 
 #include "agent/explain.h"
 #include "agent/log.h"
-#include "agent/stale.h"
 
 #include <algorithm>
 #include <boost/json/array.hpp>
@@ -436,6 +435,9 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
     pass.operations = applied.operations.size();
     pass.failure = applied.failure;
     bpf_refused_ = applied.bpf_refused;
+    // Where somebody had flushed it, it counts from 0 again.
+    if (std::ranges::any_of(plan, [](const Operation& op) { return std::holds_alternative<ReplaceNft>(op); }))
+        no_flows_since_.reset();
     if (applied.missed && setup_.wake_at) setup_.wake_at(Clock::now() + kAnotherTry);
     if (repair) ++repairs_;
     incomplete_ = pass.failure.has_value();
@@ -631,6 +633,12 @@ Plan Agent::flows_gone_stale(const Observed& observed, const Desired& desired) {
         return std::ranges::any_of(desired.classes, [&](const auto& c) { return has_way_out(c.second, family); });
     };
     if (!std::erase_if(moved_, is_due) || !config_.sockets.destroy_stale) return {};
+    // Both dumps walk the whole machine's hash tables, which takes milliseconds. Counted first: a flow that begins
+    // meanwhile makes another count.
+    std::optional<FlowsBegun> begun;
+    if (auto packets = kernel_.packets()) begun = flows_begun(*packets, desired);
+    if (begun && begun == no_flows_since_) return {};
+    no_flows_since_.reset();
     auto sockets = kernel_.sockets();
     if (!sockets) {
         spdlog::warn("looking for sockets whose address is gone: {}", to_string(sockets.error()));
@@ -646,6 +654,7 @@ Plan Agent::flows_gone_stale(const Observed& observed, const Desired& desired) {
         ids = kernel_.cgroup_ids(decision.cgroup);
         for (const auto& [path, _] : decision.matched) ids.merge(kernel_.cgroup_ids(path));
     }
+    if (!has_flows_of_members(flows, desired)) no_flows_since_ = std::move(begun);
     return stale_flows(flows, observed, desired);
 }
 

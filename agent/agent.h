@@ -10,6 +10,7 @@
 #include "agent/passage.h"
 #include "agent/service.h"
 #include "agent/settle.h"
+#include "agent/stale.h"
 #include "agent/status.h"
 #include "config/load.h"
 
@@ -190,7 +191,8 @@ class Agent : public Service {
     std::optional<Desired> desired_;                    ///< of the last pass
     std::map<std::string, ClassDecision> classes_left_; ///< as they were when the site was known last
     std::set<address> addresses_;                       ///< as the last pass saw them
-    std::set<Family> moved_; ///< where flows may have gone stale, and nobody has looked since
+    std::set<Family> moved_;                   ///< where flows may have gone stale, and nobody has looked since
+    std::optional<FlowsBegun> no_flows_since_; ///< members had no flow open then
     std::set<address> gateways_;
     std::optional<std::set<MacAddress>> gateway_macs_;
     std::optional<SiteConfig> entered_; ///< as it was then; the last that was known

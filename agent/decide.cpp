@@ -378,6 +378,7 @@ Desired decide(const Observed& observed, const Config& asked, const Memory& memo
         desired.nft.levels.insert(std::begin(kLevelsOfClassSlices), std::end(kLevelsOfClassSlices));
     if (selects_cgroups(config))
         for (unsigned level = 1; level <= kLevelsInAdvance; ++level) desired.nft.levels.insert(level);
+    desired.nft.answers_early = observed.nft.early_filter;
     return desired;
 }
 

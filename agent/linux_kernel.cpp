@@ -1,5 +1,7 @@
 #include "agent/linux_kernel.h"
 
+#include "agent/decide.h"
+
 #include <algorithm>
 #include <iterator>
 #include <utility>
@@ -136,6 +138,8 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
     auto nft = nft_.observe();
     if (!nft) return tl::make_unexpected(nft.error());
     observed.nft = std::move(*nft);
+    if (scope.strays) legacy_may_filter_early_ = legacy_may_filter_early();
+    observed.nft.early_filter = observed.nft.early_filter || legacy_may_filter_early_;
     look_at_others(observed, scope);
     if (birth_marks_.pinned()) {
         paths.insert(paths.end(), scope.attached.begin(), scope.attached.end());
@@ -153,10 +157,14 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
     return observed;
 }
 
-/// What of ours is in files, of which no netlink tells: cgroups, class ids, pins.
+/// What of ours is in files, of which no netlink tells: cgroups, class ids, pins, and how a strict rp_filter judges
+/// members' replies (rp_filter itself is told of).
 void LinuxKernel::follow(const Observed& observed) const {
     std::set<std::string> directories{cgroups_.mount() + "/" + cgroup_root_};
-    std::set<std::string> files;
+    std::set<std::string> files{Sysctls::src_valid_mark_file("all")};
+    for (const Link& link : observed.links)
+        if (link.up && !link.loopback && needs_src_valid_mark(link, observed))
+            files.insert(Sysctls::src_valid_mark_file(link.name));
     if (!observed.birth_marks.directory.empty()) directories.insert(observed.birth_marks.directory);
     if (!observed.net_cls.mount.empty()) {
         directories.insert(observed.net_cls.mount + "/" + cgroup_root_);
@@ -172,6 +180,8 @@ Expected<std::vector<Firewall>> LinuxKernel::firewalls() {
     std::ranges::move(legacy_firewalls(), std::back_inserter(*found));
     return found;
 }
+
+Expected<std::vector<ReversePathFilter>> LinuxKernel::reverse_path_filters() { return nft_.reverse_path_filters(); }
 
 /// What the watch tells is the answer; a look at everything reads the tree anew.
 void LinuxKernel::look_at_others(Observed& observed, const Scope& scope) const {

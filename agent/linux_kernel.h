@@ -31,6 +31,8 @@ class LinuxKernel : public Kernel {
     Expected<std::map<std::string, PacketCounts>> packets() override { return nft_.counters(); }
     Expected<std::map<std::string, FlowCounts>> flow_counts() override { return nft_.flow_counts(); }
     Expected<std::vector<Firewall>> firewalls() override;
+    /// Of others, by nft; those of iptables-legacy cannot be read.
+    Expected<std::vector<ReversePathFilter>> reverse_path_filters();
     Expected<std::vector<OpenSocket>> sockets() override;
     Expected<std::vector<Connection>> connections() override;
     std::set<std::uint64_t> cgroup_ids(const std::string& cgroup) override;
@@ -78,6 +80,7 @@ class LinuxKernel : public Kernel {
     WifiSocket wifi_;
     std::string cgroup_root_; ///< of this network namespace
     NetCls net_cls_;
+    bool legacy_may_filter_early_ = false;  ///< as of the last look at everything
     std::optional<SocketDiag> socket_diag_; ///< these two are opened when they are first needed
     std::optional<Connections> conntrack_;
 };

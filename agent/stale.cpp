@@ -50,6 +50,13 @@ bool has_lost_its_masquerade(const OpenSocket& socket, const ClassDecision& deci
            !is_of_link(entry->translated, *link, observed);
 }
 
+bool is_member(const OpenSocket& socket, const std::string& class_name, const ClassDecision& decision,
+               const OpenFlows& flows) {
+    const auto ids = flows.cgroups.find(class_name);
+    return has_mark(socket.mark, decision.mark) ||
+           (ids != flows.cgroups.end() && ids->second.contains(socket.cgroup_id));
+}
+
 std::optional<TableId> table_of(const ClassDecision& decision, const Desired& desired) {
     for (const Rule& rule : desired.rules)
         if (rule.action == RuleAction::to_table && rule.mark == decision.mark) return rule.table;
@@ -73,10 +80,38 @@ std::set<Family> families_moved(const Observed& observed, const Desired& desired
             const auto* old = decided_before && decided_before->classes.contains(name)
                                   ? &decided_before->classes.at(name).ways_out.at(family)
                                   : nullptr;
-            if (way.uplink && (!old || old->uplink != way.uplink)) moved.insert(family);
+            if (way.uplink && (!old || !old->uplink || old->uplink->link != way.uplink->link)) moved.insert(family);
         }
     }
     return moved;
+}
+
+std::optional<FlowsBegun> flows_begun(const std::map<std::string, PacketCounts>& packets, const Desired& desired) {
+    FlowsBegun begun;
+    for (const auto& [name, decision] : desired.classes) {
+        const auto of_class = packets.find(name);
+        if (of_class == packets.end()) return std::nullopt;
+        begun.counted[name] = of_class->second.marked;
+        begun.classes[name] = {.mark = decision.mark,
+                               .cgroup = decision.cgroup,
+                               .users = decision.users,
+                               .destinations = decision.destinations,
+                               .matched = decision.matched};
+    }
+    return begun;
+}
+
+bool has_flows_of_members(const OpenFlows& flows, const Desired& desired) {
+    return std::ranges::any_of(desired.classes, [&](const auto& c) {
+        const auto& [name, decision] = c;
+        const auto is_of_class = [&](const OpenSocket& socket) {
+            return is_member(socket, name, decision, flows) || selects(decision, socket);
+        };
+        // What the kernel does not tell may be there.
+        return !flows.connections || std::ranges::any_of(flows.sockets, is_of_class) ||
+               std::ranges::any_of(*flows.connections,
+                                   [&](const Connection& open) { return has_mark(open.mark, decision.mark); });
+    });
 }
 
 Plan stale_flows(const OpenFlows& flows, const Observed& observed, const Desired& desired) {
@@ -84,15 +119,13 @@ Plan stale_flows(const OpenFlows& flows, const Observed& observed, const Desired
     for (const auto& [name, decision] : desired.classes) {
         const auto table = table_of(decision, desired);
         if (!table) continue;
-        const auto ids = flows.cgroups.find(name);
         for (const OpenSocket& socket : flows.sockets) {
-            const bool is_member = has_mark(socket.mark, decision.mark) ||
-                                   (ids != flows.cgroups.end() && ids->second.contains(socket.cgroup_id));
+            const bool of_member = is_member(socket, name, decision, flows);
             if (socket.ip_protocol != IPPROTO_TCP || !leaves_this_machine(socket)) continue;
             if (!has_way_out(decision, socket.family)) continue;
-            const bool has_no_address = !is_here(socket.local, observed) && (is_member || selects(decision, socket));
+            const bool has_no_address = !is_here(socket.local, observed) && (of_member || selects(decision, socket));
             if (has_no_address ||
-                (is_member && has_lost_its_masquerade(socket, decision, *table, flows, observed, desired)))
+                (of_member && has_lost_its_masquerade(socket, decision, *table, flows, observed, desired)))
                 plan.push_back(EndSocket{socket});
         }
         for (const Connection& connection : flows.connections.value_or(std::vector<Connection>{})) {

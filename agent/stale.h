@@ -17,9 +17,23 @@ struct OpenFlows {
 
 bool has_way_out(const ClassDecision& decision, Family family);
 
-/// Families in which a class that goes somewhere goes another way than before, or in which an address has gone.
+/// Families in which an address has gone, or a class goes out by another link than before, or goes out again. Another
+/// gateway of the same link leaves flows their address.
 std::set<Family> families_moved(const Observed& observed, const Desired& desired, const std::set<address>& before,
                                 const Desired* decided_before);
+
+/// By which it is told, without reading a single flow, that members can have begun none since then.
+struct FlowsBegun {
+    std::map<std::string, std::uint64_t> counted; ///< flows of each class that nft has seen begin
+    std::map<std::string, ClassDecision> classes; ///< what selects members, and nothing else of them
+    bool operator==(const FlowsBegun&) const = default;
+};
+
+/// Nothing where the kernel does not count for every class.
+std::optional<FlowsBegun> flows_begun(const std::map<std::string, PacketCounts>& packets, const Desired& desired);
+
+/// Whether any of these is a member's, stale or not.
+bool has_flows_of_members(const OpenFlows& flows, const Desired& desired);
 
 /// EndSocket of TCP connections of members whose own address is gone, or whose masquerade the kernel has forgotten or
 /// bound to an address that is gone; DropConnection of members' entries that are translated to such an address. Only in

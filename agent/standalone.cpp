@@ -82,6 +82,12 @@ Expected<std::vector<Firewall>> firewalls_here() {
     return standalone->kernel.firewalls();
 }
 
+Expected<std::vector<ReversePathFilter>> reverse_path_filters_here() {
+    auto standalone = open_kernel();
+    if (!standalone) return tl::make_unexpected(standalone.error());
+    return standalone->kernel.reverse_path_filters();
+}
+
 Expected<void> force_down(const std::string& runtime_dir) {
     auto lock = NamespaceLock::take();
     if (!lock) return tl::make_unexpected(lock.error());

@@ -27,6 +27,8 @@ Expected<std::string> kernel_without_redirects();
 
 /// Others' that may drop what leaves this machine.
 Expected<std::vector<Firewall>> firewalls_here();
+/// Chains of others that judge what comes in by the way back.
+Expected<std::vector<ReversePathFilter>> reverse_path_filters_here();
 
 /// Removes all that is ours in this network namespace. device_or_resource_busy: a live agent holds the lock.
 Expected<void> force_down(const std::string& runtime_dir);

@@ -191,7 +191,7 @@ boost::asio::awaitable<void> Watch::watch_cgroups() {
 boost::asio::awaitable<void> Watch::watch_removals() {
     for (;;) {
         co_await removals_fd_.async_wait(removals_fd_.wait_read, boost::asio::use_awaitable);
-        if (kernel_.removal_watch().drain()) notified("a cgroup or a BPF pin went");
+        if (kernel_.removal_watch().drain()) notified("a cgroup or a BPF pin went, or a setting changed");
     }
 }
 

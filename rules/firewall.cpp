@@ -1,5 +1,7 @@
 #include "rules/firewall.h"
 
+#include "rules/nft_structure.h"
+
 #include <algorithm>
 #include <cctype>
 #include <fmt/format.h>
@@ -17,6 +19,14 @@ bool is_of_iptables(const Firewall& firewall) {
     return firewall.family != "inet" && is_upper(firewall.chain) &&
            (firewall.table == "filter" || firewall.table == "mangle" || firewall.table == "raw" ||
             firewall.table == "security");
+}
+
+/// The kernel lists those that somebody has used.
+std::vector<std::string> legacy_tables(const char* family) {
+    std::vector<std::string> tables;
+    std::ifstream names(fmt::format("/proc/self/net/{}_tables_names", family));
+    for (std::string table; std::getline(names, table);) tables.push_back(table);
+    return tables;
 }
 
 } // namespace
@@ -48,17 +58,39 @@ std::string to_let_pass(const Firewall& firewall, Mark mark) {
                        firewall.table, firewall.chain, mark.mask, mark.value);
 }
 
+bool is_early(const ReversePathFilter& filter) {
+    return filter.goes_by_mark && filter.priority > nft::kEarlyPriority && filter.priority <= nft::kAnswerPriority;
+}
+
+bool drops_answers(const ReversePathFilter& filter) {
+    return !filter.goes_by_mark || filter.priority <= nft::kEarlyPriority;
+}
+
+std::string to_string(const ReversePathFilter& filter) {
+    return fmt::format("table {} {}, chain {}", filter.family, filter.table, filter.chain);
+}
+
+std::string to_let_pass(const ReversePathFilter& filter) {
+    if (!filter.goes_by_mark)
+        return filter.of_iptables ? "have its rule say `-m rpfilter --validmark`"
+                                  : "have its rule say `fib saddr . mark . iif` in the place of `fib saddr . iif`";
+    return fmt::format("give its chain a priority above {}", nft::kEarlyPriority);
+}
+
 std::vector<Firewall> legacy_firewalls() {
     std::vector<Firewall> found;
-    for (const auto& [family, file] : {std::pair{"ip", "ip"}, std::pair{"ip6", "ip6"}}) {
-        std::ifstream names(fmt::format("/proc/self/net/{}_tables_names", file));
-        // The kernel lists the tables that somebody has used.
-        for (std::string table; std::getline(names, table);)
+    for (const char* family : {"ip", "ip6"})
+        for (const std::string& table : legacy_tables(family))
             if (table != "nat")
                 found.push_back(
                     {.family = family, .table = table, .chain = "OUTPUT", .drops = Firewall::Drops::unread});
-    }
     return found;
+}
+
+bool legacy_may_filter_early() {
+    const auto is_early_table = [](const std::string& table) { return table == "raw" || table == "mangle"; };
+    return std::ranges::any_of(legacy_tables("ip"), is_early_table) ||
+           std::ranges::any_of(legacy_tables("ip6"), is_early_table);
 }
 
 } // namespace novpn

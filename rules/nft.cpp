@@ -4,7 +4,10 @@
 #include "rules/nft_messages.h"
 #include "rules/nft_probe.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <limits>
+#include <optional>
 
 namespace novpn {
 
@@ -13,6 +16,11 @@ struct Nft::Impl {
     /// What was seen at generation `seen_at`; the kernel counts a generation up with every transaction.
     std::optional<std::uint32_t> seen_at;
     ObservedNft seen;
+    std::uint32_t commits_seen = 0; ///< our own, until then
+    /// What others have is as it was then.
+    bool others_unchanged(std::uint32_t generation) const {
+        return seen_at && generation - *seen_at == socket.commits() - commits_seen;
+    }
 };
 
 namespace {
@@ -34,9 +42,16 @@ bool is_absent(const Expected<void>& result) {
     return !result && result.error().code == std::errc::no_such_file_or_directory;
 }
 
-Expected<ObservedNft> look(nft::Socket& socket) {
+/// `early_filter`: where it is known already.
+Expected<ObservedNft> look(nft::Socket& socket, std::optional<bool> early_filter) {
     const std::string doing = about("reading");
     ObservedNft observed;
+    if (!early_filter) {
+        const auto filters = nft::reverse_path_filters(socket, nft::kAnswerPriority);
+        if (!filters) return tl::make_unexpected(filters.error());
+        early_filter = std::ranges::any_of(*filters, is_early);
+    }
+    observed.early_filter = *early_filter;
     const auto header = nft::table_header(socket, doing);
     if (!header) return tl::make_unexpected(header.error());
     if (!*header) return observed;
@@ -82,7 +97,8 @@ Expected<ObservedNft> Nft::observe() {
         const auto before = nft::generation(impl_->socket);
         if (!before) return tl::make_unexpected(before.error());
         if (impl_->seen_at == *before) return impl_->seen;
-        auto observed = look(impl_->socket);
+        auto observed = look(impl_->socket,
+                             impl_->others_unchanged(*before) ? std::optional(impl_->seen.early_filter) : std::nullopt);
         const auto after = nft::generation(impl_->socket);
         if (!after) return tl::make_unexpected(after.error());
         if (*before != *after && attempt < kConsistentAttempts) continue;
@@ -90,6 +106,7 @@ Expected<ObservedNft> Nft::observe() {
         // time.
         if (!observed || *before != *after) return observed;
         impl_->seen_at = *after;
+        impl_->commits_seen = impl_->socket.commits();
         impl_->seen = *observed;
         return observed;
     }
@@ -126,6 +143,10 @@ Expected<std::map<std::string, FlowCounts>> Nft::flow_counts() {
 }
 
 Expected<std::vector<Firewall>> Nft::firewalls() { return nft::firewalls(impl_->socket); }
+
+Expected<std::vector<ReversePathFilter>> Nft::reverse_path_filters() {
+    return nft::reverse_path_filters(impl_->socket, std::numeric_limits<std::int32_t>::max());
+}
 
 Expected<void> Nft::probe() { return nft::probe(impl_->socket, nft::everything()); }
 

@@ -29,6 +29,8 @@ class Nft {
     /// Chains of others that may drop what leaves this machine, those of iptables-nft among them. Two dumps of
     /// everybody's chains and rules: not for every look.
     Expected<std::vector<Firewall>> firewalls();
+    /// Chains of others that judge by the way back where packets come in. Likewise.
+    Expected<std::vector<ReversePathFilter>> reverse_path_filters();
 
     /// Asks the kernel, in a batch that it is bound to undo, whether it knows every expression the table uses.
     /// The error says which feature is missing, by its config option ("NFT_SOCKET: socket cgroupv2, Linux 5.13").
@@ -66,7 +68,7 @@ class NftMonitor {
     ~NftMonitor();
     int fd() const;
     /// Reads what is queued, never blocks. True when `table inet novpn` may have been changed by another than the
-    /// socket of `ours`, also after an overrun.
+    /// socket of `ours`, or somebody's reverse path filter has come or gone; also after an overrun.
     bool drain(const Nft& ours);
 
   private:

@@ -1,4 +1,5 @@
-// Others' chains where packets leave, and whether their rules drop. Internal to rules/.
+// Others' chains where packets leave, and whether their rules drop; and where they come in, and whether they judge the
+// way back. Internal to rules/.
 #pragma once
 
 #include "rules/firewall.h"
@@ -8,5 +9,7 @@ namespace novpn::nft {
 
 /// Of all families and tables but ours; two requests.
 Expected<std::vector<Firewall>> firewalls(Socket& socket);
+/// Likewise, of priorities up to `last`; one request where nobody has a chain there.
+Expected<std::vector<ReversePathFilter>> reverse_path_filters(Socket& socket, std::int32_t last);
 
 } // namespace novpn::nft

@@ -9,6 +9,7 @@
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
+#include <string_view>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <utility>
@@ -38,6 +39,18 @@ bool is_about_our_table(const nlmsghdr* message) {
     };
     mnl_attr_parse(message, sizeof(nfgenmsg), look, &ours);
     return ours;
+}
+
+/// A rule of another program's that may ask for a packet's way back: the name of its expression, or of its match of
+/// iptables, stands in the message with a zero behind it.
+bool may_judge_way_back(const nlmsghdr* message) {
+    if (message->nlmsg_type >> 8 != NFNL_SUBSYS_NFTABLES) return false;
+    const unsigned type = message->nlmsg_type & 0xff;
+    if (type != NFT_MSG_NEWRULE && type != NFT_MSG_DELRULE) return false;
+    const std::string_view bytes(static_cast<const char*>(mnl_nlmsg_get_payload(message)),
+                                 mnl_nlmsg_get_payload_len(message));
+    using namespace std::string_view_literals;
+    return bytes.find("fib\0"sv) != bytes.npos || bytes.find("rpfilter\0"sv) != bytes.npos;
 }
 
 } // namespace
@@ -89,7 +102,8 @@ bool NftMonitor::drain(const Nft& ours) {
         int left = static_cast<int>(size);
         const auto* message = reinterpret_cast<const nlmsghdr*>(buffer.data());
         for (; nft::is_whole(message, left); message = mnl_nlmsg_next(message, &left)) {
-            if (message->nlmsg_pid != ours.port_id() && is_about_our_table(message)) changed = true;
+            if (message->nlmsg_pid != ours.port_id() && (is_about_our_table(message) || may_judge_way_back(message)))
+                changed = true;
         }
     }
 }

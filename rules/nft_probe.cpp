@@ -89,7 +89,9 @@ Structure everything() {
                                                        .cgroups = {"probe"},
                                                        .users = {1},
                                                        .destinations = {any_prefix(Family::ipv4)},
-                                                       .links = {}}}});
+                                                       .links = {}}},
+                              .levels = {},
+                              .answers_early = true});
 }
 
 Expected<void> probe(Socket& socket, const Structure& structure) {

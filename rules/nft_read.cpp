@@ -251,7 +251,7 @@ Expected<Elements> observed_elements(Socket& socket, const Inventory& sets, cons
     Elements elements;
     for (const std::string& line : sets) {
         const auto name = after(set_item(""), line);
-        if (!name) continue;
+        if (!name || is_of_packets(*name)) continue;
         auto set = set_named(kTable, *name);
         const auto answer = socket.dump(
             NFT_MSG_GETSETELEM, [&](nlmsghdr* message) { nftnl_set_elems_nlmsg_build_payload(message, set.get()); },

@@ -151,6 +151,7 @@ Expected<void> Socket::commit(Batch batch, const std::string& doing, std::uint32
     }
     if (first) return system_error(first->number, doing, first->detail);
     if (!acknowledged) return system_error(EPROTO, doing, "the kernel did not acknowledge the batch");
+    ++commits_;
     return {};
 }
 

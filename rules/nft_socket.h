@@ -50,6 +50,8 @@ class Socket {
   public:
     static Expected<Socket> open();
     std::uint32_t port_id() const;
+    /// Transactions of this socket so far: the kernel counts its generation up with each.
+    std::uint32_t commits() const { return commits_; }
 
     /// `failed_at`, when given, gets the sequence number of the first message that the kernel refused.
     Expected<void> commit(Batch batch, const std::string& doing, std::uint32_t* failed_at = nullptr);
@@ -70,6 +72,7 @@ class Socket {
 
     std::unique_ptr<mnl_socket, Close> socket_;
     std::uint32_t sequence_ = 0;
+    std::uint32_t commits_ = 0;
     std::vector<char> received_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <arpa/inet.h>
+#include <chrono>
 #include <fmt/format.h>
 #include <functional>
 #include <libnftnl/expr.h>
@@ -25,6 +26,8 @@ struct Part {
 // The kernel gives the loopback link of every network namespace this index (LOOPBACK_IFINDEX).
 constexpr std::uint32_t kLoopback = 1;
 constexpr std::uint16_t kDnsPort = 53;
+constexpr std::uint8_t kIcmp = IPPROTO_ICMP;
+constexpr std::uint8_t kIcmpv6 = IPPROTO_ICMPV6;
 constexpr std::int32_t kMangle = -150; // NF_IP_PRI_MANGLE
 
 Bytes bytes_of(const void* data, std::size_t size) {
@@ -49,25 +52,25 @@ Expr bitwise(const Bytes& mask, const Bytes& xor_with) {
              {NFTNL_EXPR_BITWISE_XOR, xor_with}}};
 }
 
-Expr load_meta(std::uint32_t key) {
-    return {"meta", {{NFTNL_EXPR_META_KEY, key}, {NFTNL_EXPR_META_DREG, std::uint32_t{NFT_REG_1}}}};
+Expr load_meta(std::uint32_t key, std::uint32_t into = NFT_REG_1) {
+    return {"meta", {{NFTNL_EXPR_META_KEY, key}, {NFTNL_EXPR_META_DREG, into}}};
 }
 
 Expr load_ct(std::uint32_t key) {
     return {"ct", {{NFTNL_EXPR_CT_KEY, key}, {NFTNL_EXPR_CT_DREG, std::uint32_t{NFT_REG_1}}}};
 }
 
-Expr load_transport(std::uint32_t offset, std::uint32_t length) {
+Expr load_transport(std::uint32_t offset, std::uint32_t length, std::uint32_t into = NFT_REG_1) {
     return {"payload",
-            {{NFTNL_EXPR_PAYLOAD_DREG, std::uint32_t{NFT_REG_1}},
+            {{NFTNL_EXPR_PAYLOAD_DREG, into},
              {NFTNL_EXPR_PAYLOAD_BASE, std::uint32_t{NFT_PAYLOAD_TRANSPORT_HEADER}},
              {NFTNL_EXPR_PAYLOAD_OFFSET, offset},
              {NFTNL_EXPR_PAYLOAD_LEN, length}}};
 }
 
-Expr load_network(std::uint32_t offset, std::uint32_t length) {
+Expr load_network(std::uint32_t offset, std::uint32_t length, std::uint32_t into = NFT_REG_1) {
     return {"payload",
-            {{NFTNL_EXPR_PAYLOAD_DREG, std::uint32_t{NFT_REG_1}},
+            {{NFTNL_EXPR_PAYLOAD_DREG, into},
              {NFTNL_EXPR_PAYLOAD_BASE, std::uint32_t{NFT_PAYLOAD_NETWORK_HEADER}},
              {NFTNL_EXPR_PAYLOAD_OFFSET, offset},
              {NFTNL_EXPR_PAYLOAD_LEN, length}}};
@@ -159,6 +162,11 @@ Part ct_direction_is_reply() {
     return {"ct direction reply", {load_ct(NFT_CT_DIRECTION), compare(NFT_CMP_EQ, {kReply})}};
 }
 
+Part ct_direction_is_original() {
+    constexpr std::uint8_t kOriginal = 0; // IP_CT_DIR_ORIGINAL
+    return {"ct direction original", {load_ct(NFT_CT_DIRECTION), compare(NFT_CMP_EQ, {kOriginal})}};
+}
+
 Part protocol_is(const std::string& name, std::uint8_t number) {
     return {"meta l4proto " + name, {load_meta(NFT_META_L4PROTO), compare(NFT_CMP_EQ, {number})}};
 }
@@ -232,6 +240,82 @@ Part destination_is_in(const std::string& set, Family family) {
     return {fmt::format("{} daddr @{}", ipv4 ? "ip" : "ip6", set),
             {load_meta(NFT_META_NFPROTO), compare(NFT_CMP_EQ, {protocol}),
              ipv4 ? load_network(16, 4) : load_network(24, 16), lookup(set)}};
+}
+
+/// Where the header of a family has its addresses (RFC 791, RFC 8200).
+struct Addresses {
+    std::string text;
+    std::uint8_t family;
+    std::uint32_t source, destination, length;
+};
+Addresses addresses_of(Family family) {
+    if (family == Family::ipv4) return {"ip", NFPROTO_IPV4, 12, 16, 4};
+    return {"ip6", NFPROTO_IPV6, 8, 24, 16};
+}
+
+/// Which way a packet goes: the far end of one that leaves is its destination.
+enum class Way { out, in };
+
+/// Both ends of a packet, the far one first, and with ports the protocol too: as a set has them.
+Part ends_of(Family family, Way way, bool with_ports) {
+    constexpr std::uint32_t kRegister = 4; // a register of 32 bits
+    const Addresses at = addresses_of(family);
+    const bool out = way == Way::out;
+    Part part{.text = {}, .exprs = {load_meta(NFT_META_NFPROTO), compare(NFT_CMP_EQ, {at.family})}};
+    std::uint32_t into = NFT_REG32_00;
+    for (const bool is_destination : {out, !out}) {
+        const char* side = is_destination ? "d" : "s";
+        part.exprs.push_back(load_network(is_destination ? at.destination : at.source, at.length, into));
+        into += at.length / kRegister;
+        part.text += fmt::format("{}{} {}addr", part.text.empty() ? "" : " . ", at.text, side);
+        if (!with_ports) continue;
+        part.exprs.push_back(load_transport(is_destination ? 2 : 0, 2, into++));
+        part.text += fmt::format(" . th {}port", side);
+    }
+    if (with_ports) {
+        part.exprs.push_back(load_meta(NFT_META_L4PROTO, into));
+        part.text += " . meta l4proto";
+    }
+    return part;
+}
+
+Part remember_in(const std::string& set, const Part& ends, std::chrono::seconds how_long,
+                 const std::string& how_long_text) {
+    const std::uint64_t timeout = std::chrono::milliseconds(how_long).count();
+    Part part{.text = fmt::format("update @{} {{ {} timeout {} }}", set, ends.text, how_long_text),
+              .exprs = ends.exprs};
+    part.exprs.push_back({"dynset",
+                          {{NFTNL_EXPR_DYNSET_SREG_KEY, std::uint32_t{NFT_REG32_00}},
+                           {NFTNL_EXPR_DYNSET_OP, std::uint32_t{NFT_DYNSET_OP_UPDATE}},
+                           {NFTNL_EXPR_DYNSET_TIMEOUT, bytes_of(&timeout, sizeof timeout)},
+                           {NFTNL_EXPR_DYNSET_SET_NAME, set}}});
+    return part;
+}
+
+Part is_remembered_in(const std::string& set, const Part& ends) {
+    Part part{.text = ends.text + " @" + set, .exprs = ends.exprs};
+    part.exprs.push_back(
+        {"lookup", {{NFTNL_EXPR_LOOKUP_SREG, std::uint32_t{NFT_REG32_00}}, {NFTNL_EXPR_LOOKUP_SET, set}}});
+    return part;
+}
+
+/// ICMP of a family, of one type.
+Part icmp_type_is(Family family, const std::string& name, std::uint8_t ipv4, std::uint8_t ipv6) {
+    const bool is_ipv4 = family == Family::ipv4;
+    return {fmt::format("{} type {}", is_ipv4 ? "icmp" : "icmpv6", name),
+            {load_meta(NFT_META_L4PROTO), compare(NFT_CMP_EQ, {is_ipv4 ? kIcmp : kIcmpv6}), load_transport(0, 1),
+             compare(NFT_CMP_EQ, {is_ipv4 ? ipv4 : ipv6})}};
+}
+
+Expr load_socket(std::uint32_t key) {
+    return {"socket", {{NFTNL_EXPR_SOCKET_KEY, key}, {NFTNL_EXPR_SOCKET_DREG, std::uint32_t{NFT_REG_1}}}};
+}
+
+/// Of an ICMP error: the socket that sent what it is about (nf_sk_lookup_slow_v6), not one that takes from anybody.
+Part is_about_socket_of(Mark mark) {
+    return {fmt::format("socket wildcard 0 socket mark & {:#010x} == {:#010x}", mark.mask, mark.value),
+            {load_socket(NFT_SOCKET_WILDCARD), compare(NFT_CMP_EQ, {0}), load_socket(NFT_SOCKET_MARK),
+             bitwise(host32(mark.mask), host32(0)), compare(NFT_CMP_EQ, host32(mark.value))}};
 }
 
 Part count_in(const std::string& counter) {
@@ -357,7 +441,7 @@ void add_output(Structure& to, const NftTable& table, const Levels& levels) {
 
 void add_prerouting(Structure& to, const NftTable& table) {
     // One after mangle: wg-quick restores its own mark at mangle (-150) and would overwrite ours.
-    to.chains.push_back({"prerouting", Hook{"filter", "prerouting", NF_INET_PRE_ROUTING, kMangle + 1}});
+    to.chains.push_back({"prerouting", Hook{"filter", "prerouting", NF_INET_PRE_ROUTING, kAnswerPriority}});
     for (const ClassMarking& c : table.classes) {
         to.rules.push_back(rule("prerouting", "replies to " + c.name,
                                 {ct_direction_is_reply(), ct_mark_is(c.mark), set_mark(c.mark)}));
@@ -390,6 +474,50 @@ void add_postrouting(Structure& to, const NftTable& table) {
     }
 }
 
+struct Asked {
+    std::string asked, pinged;
+};
+Asked asked_sets(const std::string& class_name, Family family) {
+    if (family == Family::ipv4) return {kAskedSet4 + class_name, kPingedSet4 + class_name};
+    return {kAskedSet6 + class_name, kPingedSet6 + class_name};
+}
+
+/// What members ask is remembered as it leaves, behind all NAT, and its answers get the mark before conntrack knows
+/// them for answers: whoever judges by the mark where packets come in has it then. Nothing else does.
+void add_early_answers(Structure& to, const NftTable& table) {
+    using namespace std::chrono_literals;
+    constexpr std::int32_t kBehindSourceNat = 101;
+    to.chains.push_back({"asked", Hook{"filter", "postrouting", NF_INET_POST_ROUTING, kBehindSourceNat}});
+    to.chains.push_back({"early", Hook{"filter", "prerouting", NF_INET_PRE_ROUTING, kEarlyPriority}});
+    for (const ClassMarking& c : table.classes) {
+        for (const Family family : kFamilies) {
+            const auto [asked, pinged] = asked_sets(c.name, family);
+            const auto remember = [&](const std::string& what, const Part& which, const Part& what_of_it) {
+                to.rules.push_back(rule(
+                    "asked", what,
+                    {mark_is(c.mark), leaves_by_other_than_loopback(), ct_direction_is_original(), which, what_of_it}));
+            };
+            const Part leaving = ends_of(family, Way::out, true);
+            // Longer than an idle connection takes to ask whether the other end lives (tcp_keepalive_time).
+            remember("asked by TCP of " + c.name, protocol_is("tcp", IPPROTO_TCP),
+                     remember_in(asked, leaving, 135min, "2h15m"));
+            // And than conntrack waits (nf_conntrack_udp_timeout_stream).
+            remember("asked by UDP of " + c.name, protocol_is("udp", IPPROTO_UDP),
+                     remember_in(asked, leaving, 3min, "3m"));
+            remember("pinged by " + c.name, icmp_type_is(family, "echo-request", 8, 128),
+                     remember_in(pinged, ends_of(family, Way::out, false), 30s, "30s"));
+            to.rules.push_back(rule("early", "answers to " + c.name,
+                                    {is_remembered_in(asked, ends_of(family, Way::in, true)), set_mark(c.mark)}));
+            to.rules.push_back(rule("early", "answers to pings of " + c.name,
+                                    {icmp_type_is(family, "echo-reply", 0, 129),
+                                     is_remembered_in(pinged, ends_of(family, Way::in, false)), set_mark(c.mark)}));
+        }
+        for (const auto& [name, number] : {std::pair{"icmp", kIcmp}, std::pair{"ipv6-icmp", kIcmpv6}})
+            to.rules.push_back(rule("early", "errors for " + c.name,
+                                    {protocol_is(name, number), is_about_socket_of(c.mark), set_mark(c.mark)}));
+    }
+}
+
 } // namespace
 
 Structure structure(const NftTable& table) {
@@ -408,6 +536,12 @@ Structure structure(const NftTable& table) {
             made.sets.push_back({destination_set(c.name, Family::ipv4), Set::Kind::destinations4});
             made.sets.push_back({destination_set(c.name, Family::ipv6), Set::Kind::destinations6});
         }
+        if (table.answers_early) {
+            made.sets.push_back({kAskedSet4 + c.name, Set::Kind::asked4});
+            made.sets.push_back({kAskedSet6 + c.name, Set::Kind::asked6});
+            made.sets.push_back({kPingedSet4 + c.name, Set::Kind::pinged4});
+            made.sets.push_back({kPingedSet6 + c.name, Set::Kind::pinged6});
+        }
         for (const std::string& path : c.cgroups) levels.insert(cgroup_level(path));
         for (const auto& [path, _] : c.others) levels.insert(cgroup_level(path));
     }
@@ -420,6 +554,7 @@ Structure structure(const NftTable& table) {
     add_prerouting(made, table);
     add_guard(made, table);
     add_postrouting(made, table);
+    if (table.answers_early) add_early_answers(made, table);
     return made;
 }
 
@@ -434,8 +569,22 @@ std::string_view word(Set::Kind kind) {
     case Set::Kind::destinations4: return "destinations4";
     case Set::Kind::destinations6: return "destinations6";
     case Set::Kind::links: return "links";
+    case Set::Kind::asked4: return "asked4";
+    case Set::Kind::asked6: return "asked6";
+    case Set::Kind::pinged4: return "pinged4";
+    case Set::Kind::pinged6: return "pinged6";
     }
     return {};
+}
+
+bool is_of_packets(Set::Kind kind) {
+    return kind == Set::Kind::asked4 || kind == Set::Kind::asked6 || kind == Set::Kind::pinged4 ||
+           kind == Set::Kind::pinged6;
+}
+
+bool is_of_packets(const std::string& set) {
+    return set.starts_with(kAskedSet4) || set.starts_with(kAskedSet6) || set.starts_with(kPingedSet4) ||
+           set.starts_with(kPingedSet6);
 }
 
 std::string_view type_text(Set::Kind kind) {
@@ -445,6 +594,14 @@ std::string_view type_text(Set::Kind kind) {
     case Set::Kind::destinations4: return "type ipv4_addr\n\t\tflags interval";
     case Set::Kind::destinations6: return "type ipv6_addr\n\t\tflags interval";
     case Set::Kind::links: return "type iface_index";
+    case Set::Kind::asked4:
+        return "type ipv4_addr . inet_service . ipv4_addr . inet_service . inet_proto\n\t\tsize 65536\n\t\tflags "
+               "dynamic,timeout";
+    case Set::Kind::asked6:
+        return "type ipv6_addr . inet_service . ipv6_addr . inet_service . inet_proto\n\t\tsize 65536\n\t\tflags "
+               "dynamic,timeout";
+    case Set::Kind::pinged4: return "type ipv4_addr . ipv4_addr\n\t\tsize 65536\n\t\tflags dynamic,timeout";
+    case Set::Kind::pinged6: return "type ipv6_addr . ipv6_addr\n\t\tsize 65536\n\t\tflags dynamic,timeout";
     }
     return {};
 }

@@ -23,6 +23,14 @@ inline constexpr char kUserMap[] = "users";
 inline constexpr char kDestinationSet4[] = "destinations4_";
 inline constexpr char kDestinationSet6[] = "destinations6_";
 inline constexpr char kLinkSet[] = "links_";
+inline constexpr char kAskedSet4[] = "asked4_";
+inline constexpr char kAskedSet6[] = "asked6_";
+inline constexpr char kPingedSet4[] = "pinged4_";
+inline constexpr char kPingedSet6[] = "pinged6_";
+/// Where packets come in: our chains that restore the mark of answers, the second by what conntrack knows. Fragments
+/// are put together before the first (NF_IP_PRI_CONNTRACK_DEFRAG, -400).
+inline constexpr std::int32_t kEarlyPriority = -399;
+inline constexpr std::int32_t kAnswerPriority = -149;
 inline constexpr char kMarkedCounter[] = "marked_";
 inline constexpr char kMasqueradedCounter[] = "masqueraded_";
 inline constexpr char kDroppedCounter[] = "dropped_";
@@ -58,10 +66,25 @@ struct Chain {
 };
 
 struct Set {
-    enum class Kind { chain_by_cgroup, chain_by_user, destinations4, destinations6, links };
+    enum class Kind {
+        chain_by_cgroup,
+        chain_by_user,
+        destinations4,
+        destinations6,
+        links,
+        asked4,
+        asked6,
+        pinged4,
+        pinged6
+    };
     std::string name;
     Kind kind = Kind::links;
 };
+/// The kernel fills it, by the packets that it sees.
+bool is_of_packets(Set::Kind kind);
+bool is_of_packets(const std::string& set);
+/// Of those: the elements at most.
+inline constexpr std::uint32_t kAskedAtMost = 65536;
 
 /// In the order in which they are made.
 struct Structure {

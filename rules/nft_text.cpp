@@ -49,6 +49,10 @@ std::vector<std::string> elements_of(const nft::Set& set, const NftTable& table,
     std::vector<std::string> elements;
     for (const ClassMarking& c : table.classes) {
         switch (set.kind) {
+        case nft::Set::Kind::asked4:
+        case nft::Set::Kind::asked6:
+        case nft::Set::Kind::pinged4:
+        case nft::Set::Kind::pinged6: break;
         case nft::Set::Kind::links:
             if (set.name != nft::kLinkSet + c.name) break;
             for (const IfIndex link : c.links) elements.push_back('"' + link_name(link) + '"');

@@ -14,6 +14,8 @@ constexpr std::uint32_t kVerdictData = 0xffffff00; // NFT_DATA_VERDICT
 // The nft tool's own numbers of these types (its enum datatypes), by which it lists elements.
 constexpr std::uint32_t kTypeIpv4Address = 7;
 constexpr std::uint32_t kTypeIpv6Address = 8;
+constexpr std::uint32_t kTypeProtocol = 12;
+constexpr std::uint32_t kTypePort = 13;
 constexpr std::uint32_t kTypeLinkIndex = 20;
 constexpr std::uint32_t kTypeUid = 24;
 constexpr std::uint32_t kTypeCgroup = 46;
@@ -90,12 +92,30 @@ struct KeyType {
     std::uint32_t byte_order;
 };
 
+/// Of several parts, which the nft tool numbers by six bits each; each has whole registers of 32 bits.
+KeyType joined(std::initializer_list<KeyType> parts) {
+    KeyType all{0, 0, kBigEndian};
+    for (const KeyType& part : parts) {
+        all.type = all.type << 6 | part.type;
+        all.size += (part.size + 3) / 4 * 4;
+    }
+    return all;
+}
+
 KeyType key_type(Set::Kind kind) {
+    constexpr KeyType kIpv4{kTypeIpv4Address, 4, kBigEndian};
+    constexpr KeyType kIpv6{kTypeIpv6Address, 16, kBigEndian};
+    constexpr KeyType kPort{kTypePort, 2, kBigEndian};
+    constexpr KeyType kProtocol{kTypeProtocol, 1, kBigEndian};
     switch (kind) {
     case Set::Kind::chain_by_cgroup: return {kTypeCgroup, sizeof(std::uint64_t), kHostEndian};
     case Set::Kind::chain_by_user: return {kTypeUid, sizeof(std::uint32_t), kHostEndian};
-    case Set::Kind::destinations4: return {kTypeIpv4Address, 4, kBigEndian};
-    case Set::Kind::destinations6: return {kTypeIpv6Address, 16, kBigEndian};
+    case Set::Kind::destinations4: return kIpv4;
+    case Set::Kind::destinations6: return kIpv6;
+    case Set::Kind::asked4: return joined({kIpv4, kPort, kIpv4, kPort, kProtocol});
+    case Set::Kind::asked6: return joined({kIpv6, kPort, kIpv6, kPort, kProtocol});
+    case Set::Kind::pinged4: return joined({kIpv4, kIpv4});
+    case Set::Kind::pinged6: return joined({kIpv6, kIpv6});
     case Set::Kind::links: break;
     }
     return {kTypeLinkIndex, sizeof(std::uint32_t), kHostEndian};
@@ -168,6 +188,9 @@ void add_set(Batch& batch, const std::string& table, const Set& set, std::uint32
         nftnl_set_set_u32(to.get(), NFTNL_SET_FLAGS, NFT_SET_MAP);
         nftnl_set_set_u32(to.get(), NFTNL_SET_DATA_TYPE, kVerdictData);
         nftnl_set_set_u32(to.get(), NFTNL_SET_DATA_LEN, 0);
+    } else if (is_of_packets(set.kind)) {
+        nftnl_set_set_u32(to.get(), NFTNL_SET_FLAGS, NFT_SET_EVAL | NFT_SET_TIMEOUT);
+        nftnl_set_set_u32(to.get(), NFTNL_SET_DESC_SIZE, kAskedAtMost);
     } else if (set.kind != Set::Kind::links) {
         nftnl_set_set_u32(to.get(), NFTNL_SET_FLAGS, NFT_SET_INTERVAL);
     }

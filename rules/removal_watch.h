@@ -1,6 +1,6 @@
 // Notices by inotify that something in a directory of ours goes, or that a file of ours is written: the classes'
-// cgroups, pins of BPF programs. No thread; the caller waits for `fd()` to be readable, then drains it. What was
-// removed is for a look to find.
+// cgroups, pins of BPF programs, settings. No thread; the caller waits for `fd()` to be readable, then drains it. What
+// was removed is for a look to find.
 #pragma once
 
 #include "netlink/error.h"

@@ -39,6 +39,8 @@ struct ClassMarking {
 struct NftTable {
     std::vector<ClassMarking> classes;
     std::set<unsigned> levels; ///< of cgroups that may come: their maps are part of the structure already
+    /// Answers are told by what was asked, before conntrack knows them: somebody's reverse path filter stands there.
+    bool answers_early = false;
     bool operator==(const NftTable&) const = default;
 };
 
@@ -105,6 +107,8 @@ struct ObservedNft {
     bool present = false;
     bool intact = false;   ///< every chain, rule, set and counter of `structure` is still there
     std::string structure; ///< from the table's userdata; empty when it is not ours
+    /// Somebody's reverse path filter judges what comes in before `prerouting` restores the mark, and goes by marks.
+    bool early_filter = false;
     std::set<MemberElement> members;
     std::set<UserElement> users;
     std::set<DestinationElement> destinations;

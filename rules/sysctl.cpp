@@ -11,7 +11,10 @@
 namespace novpn {
 namespace {
 
-std::string path_of(const char* name) { return std::string("/proc/sys/net/ipv4/conf/all/") + name; }
+std::string path_of(const std::string& link, const char* name) {
+    return "/proc/sys/net/ipv4/conf/" + link + "/" + name;
+}
+std::string path_of(const char* name) { return path_of("all", name); }
 
 Expected<int> open_setting(const char* name) {
     const int fd = ::open(path_of(name).c_str(), O_RDONLY | O_CLOEXEC);
@@ -61,6 +64,8 @@ Expected<Sysctls> Sysctls::open() {
     opened.src_valid_mark_ = *src_valid_mark;
     return opened;
 }
+
+std::string Sysctls::src_valid_mark_file(const std::string& link) { return path_of(link, kSrcValidMark); }
 
 Expected<Ipv4Settings> Sysctls::ipv4_of_all() const {
     auto rp_filter = read_setting(rp_filter_, kRpFilter);

@@ -17,6 +17,9 @@ class Sysctls {
 
     /// sysctl net.ipv4.conf.all.rp_filter net.ipv4.conf.all.src_valid_mark; `tag` is of no use there, and 0.
     Expected<Ipv4Settings> ipv4_of_all() const;
+    /// Of a link, or "all": whoever writes it by sysctl(8) is told of by inotify(7) and by nothing else. The kernel
+    /// tells of rp_filter alone (RTM_NEWNETCONF).
+    static std::string src_valid_mark_file(const std::string& link);
 
   private:
     Sysctls(int rp_filter, int src_valid_mark);

@@ -239,6 +239,8 @@ std::vector<Finding> examine(const std::string& runtime_dir, const json::object&
     const auto& ipv4 = object_of(object_of(status, "families"), "ipv4");
     if (const auto link = text_of(object_of(ipv4, "uplink"), "link"); !link.empty())
         findings.push_back(judge_reverse_path(link, reverse_path(link), !objects_of(ipv4, "takeovers").empty()));
+    if (const auto filters = reverse_path_filters_here())
+        for (Finding& finding : judge_filters(status, *filters)) findings.push_back(std::move(finding));
     if (auto names = judge_names(status, asked_beside_dns())) findings.push_back(std::move(*names));
     const auto proofs = prove_packets(runtime_dir, status);
     if (proofs) {

@@ -89,6 +89,25 @@ Finding judge_reverse_path(const std::string& link, const ReversePath& settings,
             fmt::format("sudo sysctl net.ipv4.conf.{}.src_valid_mark=1", link)};
 }
 
+std::vector<Finding> judge_filters(const json::object& status, const std::vector<ReversePathFilter>& filters) {
+    const auto is_taken_over = [&](const char* family) {
+        return !objects_of(object_of(object_of(status, "families"), family), "takeovers").empty();
+    };
+    std::vector<Finding> findings;
+    for (const ReversePathFilter& filter : filters) {
+        if (!drops_answers(filter)) continue;
+        const bool drops_now =
+            (filter.family != "ip6" && is_taken_over("ipv4")) || (filter.family != "ip" && is_taken_over("ipv6"));
+        findings.push_back(
+            {drops_now ? State::wrong : State::note, "rpfilter",
+             fmt::format("{} drops the replies to members while a VPN has the default route: it looks for "
+                         "the way back without their mark",
+                         to_string(filter)),
+             to_let_pass(filter)});
+    }
+    return findings;
+}
+
 std::optional<Finding> judge_names(const json::object& status, const std::string& beside_dns) {
     for (const auto* of_class : objects_of(status, "classes")) {
         const json::object& dns = object_of(*of_class, "dns");

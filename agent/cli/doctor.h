@@ -29,6 +29,8 @@ std::vector<Finding> judge_status(const boost::json::object& status);
 Finding judge_kernel(const Expected<std::string>& no_bpf);
 /// Of the link by which members leave by IPv4.
 Finding judge_reverse_path(const std::string& link, const ReversePath& settings, bool taken_over);
+/// Of other programs' rules that no mark of ours gets members' answers past.
+std::vector<Finding> judge_filters(const boost::json::object& status, const std::vector<ReversePathFilter>& filters);
 /// None where no class's names are its uplink's. `beside_dns`: asked_beside_dns().
 std::optional<Finding> judge_names(const boost::json::object& status, const std::string& beside_dns);
 /// None where systemd-networkd does not run.

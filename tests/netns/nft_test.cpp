@@ -151,6 +151,7 @@ TEST_F(NftTest, ReplaceMakesWhatItsTextSays) {
                            .guarded = false,
                            .cgroups = {root},
                            .links = {}});
+    two.answers_early = true;
     replace(two);
     const std::string made = run("nft list table inet novpn");
     const std::vector<Link> links{{.index = uplink(), .name = test::kUplinkName, .kind = {}, .master = {}}};

@@ -1,5 +1,6 @@
 """Strict reverse path filtering: replies to members arrive all the same, by src_valid_mark of the uplink alone, which is as it
 was before once nothing of ours is there."""
+import json
 import signal
 import unittest
 
@@ -151,16 +152,28 @@ class ReversePath(LabTest):
         self.lab.novpn("down", "--force")
         self.assert_state_is(self.before)
 
-    def test_reset_by_somebody_else_is_put_back_at_the_next_look(self):
+    def test_reset_by_somebody_else_is_put_back_at_once(self):
+        """Of that no netlink tells. The log is read, as a status would be a look."""
         self.strict()
         self.start_agent()
         self.vpn_up("def1")
-        repairs = self.agent.status()["repairs"]
-        self.lab.shell(f"sysctl -qw net.ipv4.conf.wlan0.{SETTING}=0")
-        # A member that starts is a look.
+        for _ in range(3):
+            self.lab.shell(f"sysctl -qw net.ipv4.conf.wlan0.{SETTING}=0")
+            the_lab.wait_until(lambda: self.setting("wlan0"), what=f"{SETTING} put back", detail=self.agent.log.read_text)
         self.assert_replies()
+        self.assertEqual(self.agent.status()["repairs"], 3)
+
+    def test_of_all_is_followed(self):
+        """conf.all speaks for every link: then nothing of ours is needed, and without it again it is."""
+        self.strict()
+        self.start_agent()
         self.assert_set_on("wlan0")
-        self.assertGreater(self.agent.status()["repairs"], repairs)
+        self.lab.shell(f"sysctl -qw net.ipv4.conf.all.{SETTING}=1")
+        the_lab.wait_until(lambda: not self.setting("wlan0"), what=f"{SETTING} taken back", detail=self.agent.log.read_text)
+        self.lab.shell(f"sysctl -qw net.ipv4.conf.all.{SETTING}=0")
+        the_lab.wait_until(lambda: self.setting("wlan0"), what=f"{SETTING} of the link", detail=self.agent.log.read_text)
+        self.vpn_up("def1")
+        self.assert_replies()
 
     def test_a_tag_of_somebody_else_is_named_and_kept(self):
         self.lab.shell("sysctl -qw net.ipv4.conf.wlan0.tag=5")
@@ -218,6 +231,187 @@ class StrictIpv6(LabTest):
 
     def test_marked_by_nft(self):
         self.check("nft")
+
+
+# Others' filters that stand before conntrack, or before the chain that restores marks by it; both families at once. As
+# firewalld had it until 0.9; by hand; as in ip6tables(8); and NixOS's.
+NFT_RAW = """
+nft -f - <<'RULES'
+table inet early {{
+    chain pre {{ type filter hook prerouting priority {priority}; jump judge; }}
+    chain judge {{
+        icmpv6 type {{ nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert }} accept
+        udp dport 68 accept
+        iif != lo {fib} oif missing counter drop
+    }}
+}}
+RULES
+"""
+FIREWALLD_WAS = NFT_RAW.format(priority="raw + 10", fib="fib saddr . mark . iif")
+RPFILTER = """
+for f in iptables ip6tables; do
+    $f -t raw -A PREROUTING -p udp --dport 68 -j ACCEPT
+    $f -t raw -A PREROUTING -m rpfilter --validmark --invert -j DROP
+done
+"""
+NIXOS = """
+for f in iptables ip6tables; do
+    $f -t mangle -N nixos-fw-rpfilter
+    $f -t mangle -A nixos-fw-rpfilter -m rpfilter --validmark -j RETURN
+    $f -t mangle -A nixos-fw-rpfilter -p udp --dport 68 -j RETURN
+    $f -t mangle -A nixos-fw-rpfilter -j DROP
+    $f -t mangle -A PREROUTING -j nixos-fw-rpfilter
+done
+"""
+STRANGER = {4: "203.0.113.99", 6: "2001:db8:ffff::99"}
+PORTS = {"wildcard": 9101, "bound": 9102, "listening": 9103}
+SEND = """
+import socket, sys
+source, destination, port, kind = sys.argv[1:]
+sock = socket.socket(socket.AF_INET6 if ":" in source else socket.AF_INET, getattr(socket, kind))
+sock.bind((source, 0))
+sock.settimeout(0.5)
+try:
+    sock.connect((destination, int(port)))
+    sock.send(b"unasked")
+except TimeoutError:
+    pass
+"""
+# First and last of all that a packet passes on its way in.
+WITNESS = """
+table inet witness {
+    counter near { }
+    counter arrived { }
+    counter marked { }
+    chain first {
+        type filter hook prerouting priority -398
+        th dport { 9101, 9102, 9103 } meta mark & 0xff000000 == 0x4e000000 counter name marked
+    }
+    chain last {
+        type filter hook input priority -300
+        meta l4proto { tcp, udp } th dport { 9101, 9102, 9103 } counter name arrived
+        udp dport 9998 counter name near
+    }
+}
+"""
+
+
+class EarlyFilters(LabTest):
+    def start(self, config=None):
+        self.start_agent(config)
+        self.vpn_up("def1-ipv6")
+        self.lab.shell("""sysctl -qw net.ipv6.conf.wlan0.accept_ra_defrtr=0
+            ip -6 route del default dev wlan0; ip -6 route add default dev tun0""")
+        self.wait_for_takeover(("ipv4", "ipv6"))
+
+    def has_answers_early(self):
+        return "chain early" in self.lab.shell("nft list table inet novpn")
+
+    def counted(self, name):
+        return int(self.lab.shell(f"nft -j list counter inet witness {name}").split('"packets": ')[1].split(",")[0].rstrip("}"))
+
+    def assert_the_filter_bites(self):
+        """An ordinary process that binds itself to the uplink: nothing of ours is for it. By IPv6 it has no route there."""
+        other = self.lab.member(member=False)
+        other.new("s", "udp")
+        other.bind_to("s", "wlan0")
+        self.assert_same(other.ask_to("s", the_lab.ECHO[4]).get("error"), "ETIMEDOUT", "an ordinary answer")
+
+    def assert_answers(self):
+        self.assert_members_seen_at("a")
+        member = self.lab.member()
+        for family in (4, 6):
+            member.new(f"u{family}", "udp", family)
+            self.assert_same(member.ask_to(f"u{family}", MEMBER_ECHO[family]).get("seen"), self.lab.site_address("a", family), f"UDP without a peer over IPv{family}")
+            member.new(f"p{family}", "ping", family)
+            self.assert_same(member.ping(f"p{family}", MEMBER_ECHO[family]).get("error"), None, f"a ping over IPv{family}")
+        self.assert_nothing_leaked()
+
+    def assert_unsolicited_is_dropped(self):
+        """Whatever listens in the class."""
+        self.lab.run("nft", "-f", "-", input=WITNESS)
+        self.lab.shell(f"ip address add {STRANGER[4]}/32 dev lo; ip address add {STRANGER[6]}/128 dev lo nodad", "router_a")
+        member = self.lab.member()
+        member.new("wildcard", "udp", 6)  # of both families
+        self.assert_same(member.bind("wildcard", "::", PORTS["wildcard"]).get("error"), None, "wildcard")
+        for family in (4, 6):
+            own = self.lab.laptop_address(family)
+            member.new(f"bound{family}", "udp", family)
+            self.assert_same(member.bind(f"bound{family}", own, PORTS["bound"]).get("error"), None, "bound")
+            member.new(f"listening{family}", "tcp", family)
+            self.assert_same(member.listen(f"listening{family}", PORTS["listening"], own).get("error"), None, "listening")
+        for family in (4, 6):
+            own = self.lab.laptop_address(family)
+            for name, port in PORTS.items():
+                kind = "SOCK_STREAM" if name == "listening" else "SOCK_DGRAM"
+                self.lab.run(the_lab.PYTHON, "-c", SEND, STRANGER[family], own, port, kind, namespace="router_a")
+            near = SITES["a"].gateway if family == 4 else f"{SITES['a'].net6}:1"
+            before = self.counted("near")
+            self.lab.run(the_lab.PYTHON, "-c", SEND, near, own, 9998, "SOCK_DGRAM", namespace="router_a")
+            the_lab.wait_until(lambda: self.counted("near") > before, what="the neighbour's packet")
+        self.assert_same((self.counted("arrived"), self.counted("marked")), (0, 0), "a stranger's packets let in, and marked")
+        # The counters count: from next door they do arrive, and what listens is a member's.
+        self.lab.run(the_lab.PYTHON, "-c", SEND, SITES["a"].gateway, self.lab.laptop_address(), PORTS["bound"], "SOCK_DGRAM", namespace="router_a")
+        the_lab.wait_until(lambda: self.counted("arrived"), what="a neighbour's packet for the member")
+        self.assert_same(self.counted("marked"), 0, "a neighbour's packets marked")
+
+    def check(self, rules, config=None):
+        self.start(config)
+        self.assertFalse(self.has_answers_early())
+        self.lab.shell(rules)
+        the_lab.wait_until(self.has_answers_early, what="answers told early", detail=self.agent.log.read_text)
+        self.assert_the_filter_bites()
+        self.assert_answers()
+        self.assert_unsolicited_is_dropped()
+        self.lab.shell("sysctl -qw net.ipv6.conf.wlan0.accept_ra_defrtr=1")
+        self.lab.roam("b")
+        self.wait_for_gateway(SITES["b"].gateway)
+        self.assert_members_seen_at("b", families=(4,))
+
+    def test_of_nft_as_firewalld_had_it(self):
+        self.check(FIREWALLD_WAS)
+        self.lab.shell("nft delete table inet early")
+        the_lab.wait_until(lambda: not self.has_answers_early(), what="nothing of it left", detail=self.agent.log.read_text)
+
+    def test_of_nft_where_nft_marks_alone(self):
+        """With the tunnel's source address, which is masqueraded."""
+        self.check(FIREWALLD_WAS, "marking: nft\n")
+
+    def test_of_iptables_nft_in_raw(self):
+        self.check(RPFILTER.replace("tables", "tables-nft"))
+
+    def test_of_iptables_nft_in_mangle_as_nixos_has_it(self):
+        self.check(NIXOS.replace("tables", "tables-nft"))
+
+    def test_of_iptables_legacy_that_was_there_before(self):
+        """Nobody tells when it comes, and its rules cannot be read: its table is enough."""
+        self.lab.shell(RPFILTER.replace("tables", "tables-legacy"))
+        self.start()
+        self.assertTrue(self.has_answers_early())
+        self.assert_the_filter_bites()
+        self.assert_answers()
+        self.assert_unsolicited_is_dropped()
+
+    def test_errors_of_the_network_reach_a_member(self):
+        self.lab.shell(f"ip link set to_a mtu {MTU}", "internet")
+        self.lab.shell(f"ip link set wan mtu {MTU}", "router_a")
+        self.start()
+        self.lab.shell(FIREWALLD_WAS)
+        the_lab.wait_until(self.has_answers_early, what="answers told early", detail=self.agent.log.read_text)
+        for family in (4, 6):
+            command = self.lab.novpn_command("run", "--", the_lab.PYTHON, "-c", ERRORS, MEMBER_ECHO[family])
+            self.assert_same(self.lab.run(*command).stdout.strip(), '["ECONNREFUSED", "EMSGSIZE"]', f"errors over IPv{family}")
+
+    def test_one_that_does_not_go_by_marks_is_named(self):
+        self.start()
+        for rules, mend in ((NFT_RAW.format(priority="raw", fib="fib saddr . iif"), "fib saddr . mark . iif"),
+                            ("iptables-nft -t raw -A PREROUTING -m rpfilter --invert -j DROP", "--validmark")):
+            with self.subTest(mend):
+                self.lab.shell(rules)
+                findings = json.loads(self.lab.novpn("doctor", "--json", check=False, timeout=60).stdout)["findings"]
+                named = [f for f in findings if f["check"] == "rpfilter" and f["state"] == "wrong" and mend in f["mend"]]
+                self.assertEqual(len(named), 1, findings)
+        self.assertFalse(self.has_answers_early())
 
 
 if __name__ == "__main__":

@@ -65,9 +65,18 @@ class StartStop(LabTest):
             # A line for `systemctl status` may come before.
             self.assertTrue(any(b"READY=1" in said for said in iter(lambda: notified.recv(4096), None)))
 
+    USED = (1, 12, 19, 39)  # DAC_OVERRIDE, NET_ADMIN, SYS_PTRACE, BPF
+
     def test_it_keeps_those_rights_alone_that_it_uses(self):
         self.start_agent()
-        used = sum(1 << capability for capability in (1, 12, 19, 39))  # DAC_OVERRIDE, NET_ADMIN, SYS_PTRACE, BPF
+        self.assert_rights(self.USED)
+
+    def test_it_keeps_the_right_to_mount_with_net_cls_alone(self):
+        self.start_agent("marking: net_cls\n")
+        self.assert_rights((*self.USED, 21))  # SYS_ADMIN
+
+    def assert_rights(self, capabilities):
+        used = sum(1 << capability for capability in capabilities)
         tasks = list(pathlib.Path(f"/proc/{self.agent.pid}/task").iterdir())
         for task in tasks:
             status = dict(re.findall(r"^(\w+):\t(\S+)$", (task / "status").read_text(), re.MULTILINE))

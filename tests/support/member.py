@@ -49,6 +49,11 @@ def bind_to(name, link):
     return facts(sockets[name])
 
 
+def bind(name, host, port=0):
+    sockets[name].bind((host, port))
+    return facts(sockets[name])
+
+
 def connect(name, host, port=PORT):
     sockets[name].connect((host, port))
     return facts(sockets[name])

@@ -54,6 +54,29 @@ TEST(JudgeReversePath, FearsTheStrictOneWithoutTheMark) {
               (std::pair{State::wrong, std::string("sudo sysctl net.ipv4.conf.wlan0.src_valid_mark=1")}));
 }
 
+TEST(JudgeFilters, AreOfThoseThatNoMarkGetsPast) {
+    const auto status =
+        boost::json::parse(R"({"families": {"ipv4": {"takeovers": [{}]}, "ipv6": {"takeovers": []}}})").as_object();
+    const ReversePathFilter by_mark{
+        .family = "inet", .table = "f", .chain = "pre", .priority = -290, .goes_by_mark = true};
+    ReversePathFilter first = by_mark;
+    first.priority = -450;
+    const ReversePathFilter nft{.family = "ip", .table = "f", .chain = "pre", .priority = -140};
+    const ReversePathFilter ipv6{
+        .family = "ip6", .table = "raw", .chain = "PREROUTING", .priority = -300, .of_iptables = true};
+    EXPECT_EQ(judge_filters(status, {by_mark}), std::vector<Finding>{});
+    const auto found = judge_filters(status, {first, nft, ipv6});
+    ASSERT_EQ(found.size(), 3u);
+    EXPECT_EQ(found[0].mend, "give its chain a priority above -399");
+    EXPECT_EQ(found[1].mend, "have its rule say `fib saddr . mark . iif` in the place of `fib saddr . iif`");
+    EXPECT_EQ(found[2].mend, "have its rule say `-m rpfilter --validmark`");
+    EXPECT_EQ((std::array{found[0].state, found[1].state, found[2].state}),
+              (std::array{State::wrong, State::wrong, State::note}))
+        << "no VPN has IPv6";
+    EXPECT_TRUE(is_early(by_mark));
+    EXPECT_FALSE(is_early(first) || is_early(nft) || is_early(ipv6));
+}
+
 TEST(JudgeFirewalls, NameWhatMayHaveDroppedAPacketAndTheCommandThatOpensIt) {
     const Firewall nft{"inet", "killswitch", "output", Firewall::Drops::by_policy};
     const Firewall ipv6{"ip6", "filter", "OUTPUT", Firewall::Drops::by_policy};

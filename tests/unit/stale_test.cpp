@@ -140,6 +140,41 @@ TEST_F(Stale, LooksAgainWhereAnAddressHasGoneOrAClassGoesAnotherWay) {
     Desired other = desired;
     other.classes["novpn"].ways_out[Family::ipv4].uplink->link = kTun0;
     EXPECT_EQ(families_moved(observed, desired, before, &other), std::set{Family::ipv4});
+    other.classes["novpn"].ways_out[Family::ipv4].uplink.reset();
+    EXPECT_EQ(families_moved(observed, desired, before, &other), std::set{Family::ipv4}) << "what it was is not known";
+}
+
+TEST_F(Stale, LeavesFlowsAloneWhoseGatewayAloneIsAnother) {
+    Desired other = desired;
+    other.classes["novpn"].ways_out[Family::ipv4].uplink->gateway = ip("10.20.0.1");
+    EXPECT_EQ(families_moved(observed, desired, {ip("10.20.0.50")}, &other), std::set<Family>{});
+}
+
+TEST_F(Stale, CountsWhatMembersBegan) {
+    const std::map<std::string, PacketCounts> packets{{"novpn", {.marked = 3, .dropped = 1}}};
+    const auto begun = flows_begun(packets, desired);
+    ASSERT_TRUE(begun);
+    EXPECT_EQ(flows_begun({{"novpn", {.marked = 3, .dropped = 2}}}, desired), begun);
+    EXPECT_NE(flows_begun({{"novpn", {.marked = 4}}}, desired), begun);
+    EXPECT_EQ(flows_begun({}, desired), std::nullopt) << "nobody counts";
+    desired.classes["novpn"].ways_out[Family::ipv4].uplink->link = kTun0;
+    EXPECT_EQ(flows_begun(packets, desired), begun) << "the same members";
+    desired.classes["novpn"].users.insert(1000);
+    EXPECT_NE(flows_begun(packets, desired), begun) << "a user's flows began before they were counted";
+}
+
+TEST_F(Stale, KnowsFlowsOfMembersFromOthers) {
+    EXPECT_FALSE(has_flows_of_members(flows, desired));
+    flows.sockets = {tcp("10.20.0.50", 0, 1)};
+    flows.connections = {entry("10.20.0.50", 0, "10.20.0.50")};
+    EXPECT_FALSE(has_flows_of_members(flows, desired));
+    flows.sockets.push_back(tcp("10.20.0.50", 0));
+    EXPECT_TRUE(has_flows_of_members(flows, desired)) << "by its cgroup";
+    flows.sockets.clear();
+    flows.connections->push_back(entry("10.20.0.50", kMark.value, "10.20.0.50"));
+    EXPECT_TRUE(has_flows_of_members(flows, desired)) << "by the mark of its entry";
+    flows.connections.reset();
+    EXPECT_TRUE(has_flows_of_members(flows, desired)) << "nobody knows";
 }
 
 } // namespace
