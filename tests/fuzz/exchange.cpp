@@ -1,5 +1,4 @@
-// Any calls of root, whom no right keeps from any method, are answered by whole replies. Replayed only: clang 14 cannot
-// compile the agent's coroutines.
+// Any calls of root, whom no right keeps from any method, are answered by whole replies.
 #include "agent/exchange.h"
 #include "agent/methods.h"
 #include "agent/spawn.h"
