@@ -428,7 +428,7 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
     shown_.birth_marks.directory = observed->birth_marks.directory;
     if (!applied.failure) {
         // Behind the way out that programs connect anew by.
-        Applied ended = apply_all(kernel_, flows_gone_stale(*observed, desired), *observed, cause,
+        Applied ended = apply_all(kernel_, flows_gone_stale(*observed, desired, since), *observed, cause,
                                   {.fields = fields_of(desired), .config = &config_, .since = since});
         std::ranges::move(ended.operations, std::back_inserter(applied.operations));
     }
@@ -622,29 +622,46 @@ Plan Agent::sockets_to_end(const Desired& after) {
     return plan;
 }
 
-/// Once after each time that an address has gone or a class goes another way, as soon as there is a way out.
-Plan Agent::flows_gone_stale(const Observed& observed, const Desired& desired) {
+/// What follows an address that has gone, such as the next one, is answered first.
+constexpr auto kAfterTheNews = std::chrono::milliseconds(20);
+
+/// Once after each time that an address has gone or a class goes another way: as soon as there is a way out, and else a
+/// moment later.
+Plan Agent::flows_gone_stale(const Observed& observed, const Desired& desired, Clock::time_point now) {
     moved_.merge(families_moved(observed, desired, addresses_, desired_ ? &*desired_ : nullptr));
+    gone_.merge(addresses_gone(observed, addresses_));
     addresses_.clear();
     for (const Address& a : observed.addresses) addresses_.insert(a.local);
+    std::erase_if(gone_, [&](const address& a) { return addresses_.contains(a); });
     // What is older than all steering is nobody's flow of ours.
     if (!desired_ && !observed.nft.present) moved_.clear();
     auto is_due = [&](Family family) {
         return std::ranges::any_of(desired.classes, [&](const auto& c) { return has_way_out(c.second, family); });
     };
-    if (!std::erase_if(moved_, is_due) || !config_.sockets.destroy_stale) return {};
+    const bool has_moved = std::erase_if(moved_, is_due) != 0;
+    if (gone_.empty() || !config_.sockets.destroy_stale) {
+        gone_.clear();
+        gone_at_.reset();
+    } else if (!gone_at_) {
+        gone_at_ = now;
+        if (setup_.wake_at) setup_.wake_at(now + kAfterTheNews);
+    }
+    const bool waits_no_longer = gone_at_ && now - *gone_at_ >= kAfterTheNews;
+    if ((!has_moved && !waits_no_longer) || !config_.sockets.destroy_stale) return {};
     // Both dumps walk the whole machine's hash tables, which takes milliseconds. Counted first: a flow that begins
-    // meanwhile makes another count.
+    // meanwhile makes another count. It counts neither sockets that only listened nor DNS by the VPN: those of an
+    // address that has gone are looked for when it is quiet.
     std::optional<FlowsBegun> begun;
     if (auto packets = kernel_.packets()) begun = flows_begun(*packets, desired);
-    if (begun && begun == no_flows_since_) return {};
+    if (begun && begun == no_flows_since_ && !waits_no_longer) return {};
     no_flows_since_.reset();
     auto sockets = kernel_.sockets();
     if (!sockets) {
         spdlog::warn("looking for sockets whose address is gone: {}", to_string(sockets.error()));
         return {};
     }
-    OpenFlows flows{.sockets = std::move(*sockets)};
+    OpenFlows flows{.sockets = std::move(*sockets), .connections = {}, .cgroups = {}, .gone = std::exchange(gone_, {})};
+    gone_at_.reset();
     if (auto connections = kernel_.connections())
         flows.connections = std::move(*connections);
     else

@@ -28,6 +28,12 @@ bool is_of_link(const address& a, IfIndex link, const Observed& observed) {
                                [&](const Address& other) { return other.link == link && other.local == a; });
 }
 
+/// A UDP socket may also be bound to what never was an address of this machine: a group, a broadcast address.
+bool has_lost_its_address(const OpenSocket& socket, const OpenFlows& flows, const Observed& observed) {
+    if (socket.ip_protocol == IPPROTO_UDP) return flows.gone.contains(socket.local);
+    return leaves_this_machine(socket) && !is_here(socket.local, observed);
+}
+
 /// Whichever of the two began it.
 bool is_of(const Connection& connection, const OpenSocket& socket) {
     const std::pair first{connection.source, connection.source_port};
@@ -42,6 +48,7 @@ bool is_of(const Connection& connection, const OpenSocket& socket) {
 /// kernel takes its packets for those amid a forgotten flow. One that has an entry of no class keeps the path it has.
 bool has_lost_its_masquerade(const OpenSocket& socket, const ClassDecision& decision, TableId table,
                              const OpenFlows& flows, const Observed& observed, const Desired& desired) {
+    if (socket.ip_protocol != IPPROTO_TCP || !leaves_this_machine(socket)) return false;
     const auto link = link_towards(*socket.remote, table, desired);
     if (!flows.connections || socket.connecting || !link || is_of_link(socket.local, *link, observed)) return false;
     const auto entry = std::ranges::find_if(*flows.connections, [&](const auto& c) { return is_of(c, socket); });
@@ -70,11 +77,17 @@ bool has_way_out(const ClassDecision& decision, Family family) {
     return way != decision.ways_out.end() && way->second.uplink.has_value();
 }
 
+std::set<address> addresses_gone(const Observed& observed, const std::set<address>& before) {
+    std::set<address> gone;
+    for (const address& a : before)
+        if (!is_here(a, observed)) gone.insert(a);
+    return gone;
+}
+
 std::set<Family> families_moved(const Observed& observed, const Desired& desired, const std::set<address>& before,
                                 const Desired* decided_before) {
     std::set<Family> moved;
-    for (const address& a : before)
-        if (!is_here(a, observed)) moved.insert(family_of(a));
+    for (const address& a : addresses_gone(observed, before)) moved.insert(family_of(a));
     for (const auto& [name, decision] : desired.classes) {
         for (const auto& [family, way] : decision.ways_out) {
             const auto* old = decided_before && decided_before->classes.contains(name)
@@ -121,17 +134,15 @@ Plan stale_flows(const OpenFlows& flows, const Observed& observed, const Desired
         if (!table) continue;
         for (const OpenSocket& socket : flows.sockets) {
             const bool of_member = is_member(socket, name, decision, flows);
-            if (socket.ip_protocol != IPPROTO_TCP || !leaves_this_machine(socket)) continue;
-            if (!has_way_out(decision, socket.family)) continue;
-            const bool has_no_address = !is_here(socket.local, observed) && (of_member || selects(decision, socket));
+            const bool has_no_address =
+                has_lost_its_address(socket, flows, observed) && (of_member || selects(decision, socket));
             if (has_no_address ||
                 (of_member && has_lost_its_masquerade(socket, decision, *table, flows, observed, desired)))
                 plan.push_back(EndSocket{socket});
         }
         for (const Connection& connection : flows.connections.value_or(std::vector<Connection>{})) {
             const bool is_translated = connection.translated != connection.source;
-            if (has_mark(connection.mark, decision.mark) && is_translated &&
-                !is_here(connection.translated, observed) && has_way_out(decision, family_of(connection.source)))
+            if (has_mark(connection.mark, decision.mark) && is_translated && !is_here(connection.translated, observed))
                 plan.push_back(DropConnection{connection});
         }
     }

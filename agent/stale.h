@@ -13,9 +13,12 @@ struct OpenFlows {
     std::vector<OpenSocket> sockets;
     std::optional<std::vector<Connection>> connections;     ///< none: the kernel does not tell
     std::map<std::string, std::set<std::uint64_t>> cgroups; ///< by class: ids of its members' cgroups
+    std::set<address> gone;                                 ///< addresses that this machine had until now
 };
 
 bool has_way_out(const ClassDecision& decision, Family family);
+
+std::set<address> addresses_gone(const Observed& observed, const std::set<address>& before);
 
 /// Families in which an address has gone, or a class goes out by another link than before, or goes out again. Another
 /// gateway of the same link leaves flows their address.
@@ -35,10 +38,11 @@ std::optional<FlowsBegun> flows_begun(const std::map<std::string, PacketCounts>&
 /// Whether any of these is a member's, stale or not.
 bool has_flows_of_members(const OpenFlows& flows, const Desired& desired);
 
-/// EndSocket of TCP connections of members whose own address is gone, or whose masquerade the kernel has forgotten or
-/// bound to an address that is gone; DropConnection of members' entries that are translated to such an address. Only in
-/// families that the class has a way out in: there a program connects anew at once, and until then the address may
-/// come back. Flows whose address survives are left alone, and so are sockets from before their process joined.
+/// EndSocket of members' TCP connections whose own address is gone, and UDP sockets whose address went just now, also
+/// where there is no way out: their programs need not wait for it to know. And of TCP connections whose masquerade the
+/// kernel has forgotten or bound to an address that is gone, once there is a way out, which tells by what address it
+/// would be. DropConnection of members' entries that are translated to such an address. Flows whose address survives
+/// are left alone, and so are sockets from before their process joined.
 Plan stale_flows(const OpenFlows& flows, const Observed& observed, const Desired& desired);
 
 } // namespace novpn

@@ -1,4 +1,4 @@
-"""The network is another one: members' TCP connections whose address is gone end at once, and no others."""
+"""The network is another one: members' sockets whose address is gone end at once, and no others."""
 import re
 import unittest
 
@@ -21,7 +21,51 @@ class StaleFlows(LabTest):
     def log_has(self, pattern):
         return re.search(pattern, self.agent.log.read_text())
 
-    def test_a_roam_ends_them_once_there_is_a_way_out(self):
+    def blocked_in_recv(self, kind, family):
+        """A member that waits for a word from its peer, and for nothing else."""
+        member = self.lab.member()
+        member.new("s", kind, family)
+        self.assert_same(member.connect("s", MEMBER_ECHO[family]).get("error"), None, f"{kind} over IPv{family}")
+        member.process.stdin.write(b"sockets['s'].settimeout(None)\n")
+        the_lab.read_line(member.process)
+        member.process.stdin.write(b"facts(sockets['s'], got=len(sockets['s'].recv(10)))\n")
+        return member
+
+    def test_they_end_at_once_also_where_no_way_out_is_left(self):
+        """The VPN stays: to its own address nothing happens."""
+        self.start_agent()
+        waiting = {(kind, family): self.blocked_in_recv(kind, family) for kind in ("tcp", "udp") for family in (4, 6)}
+        own = {family: self.lab.laptop_address(family) for family in (4, 6)}
+        member = self.lab.member()
+        without_peer = {"bound4": own[4], "bound6": own[6], "any": "", "group": "224.0.0.251", "broadcast": "192.168.10.255"}
+        for port, (name, host) in enumerate(without_peer.items(), 9200):
+            member.new(name, "udp", 6 if ":" in host else 4)
+            self.assert_same(member.bind(name, host, port).get("error"), None, name)
+        other = self.lab.flow(member=False)
+        self.lab.unplug()
+        self.lab.forget()
+        for (kind, family), process in waiting.items():
+            self.assertIn("ECONNABORTED", the_lab.read_line(process.process, 10), f"{kind} over IPv{family}\n{self.agent.explain()}")
+        self.assert_same(self.agent.status()["health"], "blocked", "health")
+        errors = {name: member.error_of(name) for name in without_peer}
+        self.assert_same(errors, dict.fromkeys(without_peer, None) | {"bound4": "ECONNABORTED", "bound6": "ECONNABORTED"}, "errors of sockets without a peer")
+        self.assert_same(len(self.connections(4, the_lab.ECHO[4])), 1, "flows of ordinary processes")
+        self.assertIsNone(other.process.poll())
+
+    def test_an_address_that_is_back_at_once_keeps_its_flows(self):
+        """A lease that is taken off and put on again in one go."""
+        self.start_agent()
+        flow = self.lab.flow()
+        own = self.lab.laptop_address()
+        self.lab.run("ip", "-batch", "-", input=f"""address del {own}/24 dev wlan0
+            address add {own}/24 dev wlan0
+            route add default via {SITES["a"].gateway} dev wlan0
+        """)
+        self.wait_for_gateway(SITES["a"].gateway)
+        self.assert_same(flow.ask(), self.lab.site_address("a"), "the flow")
+        self.assertFalse(self.log_has("ss --kill"), self.agent.log.read_text())
+
+    def test_a_roam_ends_them(self):
         self.start_agent()
         flows = {family: self.lab.flow("hold", "tcp", family) for family in (4, 6)}
         ordinary = self.lab.flow(member=False)

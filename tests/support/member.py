@@ -87,6 +87,11 @@ def ping(name, host):
     return facts(sock)
 
 
+def error_of(name):
+    """What has happened to a socket since it was asked last."""
+    return errno.errorcode.get(sockets[name].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+
+
 def listen(name, port, host=""):
     sockets[name].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sockets[name].bind((host, port))

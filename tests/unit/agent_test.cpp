@@ -396,6 +396,32 @@ TEST_F(AgentApps, StatusTellsAUserOfItsOwnOnlyAndCountsAll) {
     EXPECT_EQ(selectors(0).size(), 3u);
 }
 
+TEST_F(AgentTest, EndsSocketsWhoseAddressHasGoneAMomentLaterWhereNoWayOutIsLeft) {
+    std::optional<Clock::time_point> asked;
+    Agent moving(kernel, Config{},
+                 {.cgroup_root = "novpn-1", .wake_at = [&](Clock::time_point when) { asked = when; }});
+    ASSERT_TRUE(moving.start());
+    const std::uint64_t inside = *kernel.cgroup_ids("novpn-1/novpn").begin();
+    const OpenSocket member{
+        .ip_protocol = IPPROTO_UDP, .local = ip("192.168.10.50"), .local_port = 4000, .cgroup_id = inside};
+    OpenSocket of_any = member;
+    of_any.local = ip("0.0.0.0");
+    kernel.open_sockets = {member, of_any};
+    kernel.delete_address("wlan0", ip("192.168.10.50"));
+    const auto now = Clock::now();
+    moving.reconcile("address gone", now, Depth::usual);
+    EXPECT_EQ(kernel.open_sockets.size(), 2u) << "what comes next is answered first";
+    ASSERT_TRUE(asked);
+    EXPECT_GT(*asked, now);
+    moving.reconcile("time is up", *asked, Depth::usual);
+    EXPECT_EQ(kernel.open_sockets, std::vector{of_any});
+    asked.reset();
+    kernel.open_sockets = {member};
+    moving.reconcile("later", now + std::chrono::seconds(1), Depth::usual);
+    EXPECT_FALSE(asked);
+    EXPECT_EQ(kernel.open_sockets.size(), 1u) << "once";
+}
+
 TEST_F(AgentTest, OffForAWhileAsksForAPassThenAndIsOnAgain) {
     std::optional<Clock::time_point> asked;
     Agent switched(kernel, Config{},

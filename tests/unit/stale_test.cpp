@@ -75,19 +75,50 @@ TEST_F(Stale, LeavesAnAddressThatIsThereAlone) {
     EXPECT_THAT(stale(), IsEmpty());
 }
 
-TEST_F(Stale, WaitsUntilThereIsAWayOut) {
+TEST_F(Stale, DoesNotWaitForAWayOut) {
     flows.sockets = {tcp("192.168.10.50", kMark.value), tcp("2001:db8:a::50", kMark.value)};
-    EXPECT_THAT(stale(), ElementsAre(EndSocket{flows.sockets.front()})) << "by IPv6 there is none";
+    flows.connections = {entry("10.8.0.2", kMark.value, "192.168.10.50")};
     desired.classes["novpn"].ways_out[Family::ipv4].uplink.reset();
+    desired.routes.clear();
+    EXPECT_THAT(stale(), ElementsAre(EndSocket{flows.sockets.front()}, EndSocket{flows.sockets.back()},
+                                     DropConnection{flows.connections->front()}));
+}
+
+TEST_F(Stale, AMasqueradeWaitsForAWayOut) {
+    flows.sockets = {tcp("10.8.0.2", kMark.value)};
+    desired.routes.clear();
     EXPECT_THAT(stale(), IsEmpty());
 }
 
-TEST_F(Stale, LeavesUdpAndWhatStaysOnThisMachineAlone) {
-    OpenSocket udp = tcp("192.168.10.50", kMark.value);
-    udp.ip_protocol = IPPROTO_UDP;
+TEST_F(Stale, EndsUdpSocketsOfAnAddressThatWentWithAPeerOrWithout) {
+    OpenSocket connected = tcp("192.168.10.50", kMark.value);
+    connected.ip_protocol = IPPROTO_UDP;
+    OpenSocket bound = connected;
+    bound.remote.reset();
+    OpenSocket of_nobody = bound;
+    of_nobody.mark = 0;
+    of_nobody.cgroup_id = 1;
+    flows.sockets = {connected, bound, of_nobody};
+    EXPECT_THAT(stale(), IsEmpty()) << "nobody knows that it was an address of this machine";
+    flows.gone = {ip("192.168.10.50")};
+    EXPECT_THAT(stale(), ElementsAre(EndSocket{connected}, EndSocket{bound}));
+}
+
+TEST_F(Stale, LeavesUdpSocketsOfGroupsBroadcastAndAnyAddressAlone) {
+    flows.gone = {ip("192.168.10.50")};
+    for (const char* local : {"224.0.0.251", "192.168.10.255", "0.0.0.0", "10.20.0.50"}) {
+        OpenSocket socket = tcp(local, kMark.value);
+        socket.ip_protocol = IPPROTO_UDP;
+        socket.remote.reset();
+        flows.sockets.push_back(socket);
+    }
+    EXPECT_THAT(stale(), IsEmpty());
+}
+
+TEST_F(Stale, LeavesWhatStaysOnThisMachineAlone) {
     OpenSocket local = tcp("192.168.10.50", kMark.value);
     local.remote = ip("127.0.0.1");
-    flows.sockets = {udp, local};
+    flows.sockets = {local};
     EXPECT_THAT(stale(), IsEmpty());
 }
 
