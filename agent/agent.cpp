@@ -345,6 +345,10 @@ Desired Agent::decide_at_site(const Observed& observed) const {
         const SiteDecision site = find_site(place, config_);
         Desired desired = decide(observed, config_at(site, place), memory_, setup_.cgroup_root);
         desired.site = site;
+        for (const ClassConfig& c : config_.classes)
+            if (auto decided = desired.classes.find(c.name); decided != desired.classes.end())
+                decided->second.off_by_site =
+                    c.enabled && decided->second.state == ClassState::off && !switches_.contains(c.name);
         desired.asked_gateways = place.unasked;
         if (tells_by_domain(config_)) {
             desired.asks_resolvers = true;

@@ -43,6 +43,7 @@ struct ClassDecision {
     std::vector<Prefix> destinations;             ///< none where it is off
     std::map<std::string, MatchedCgroup> matched; ///< cgroups of others, by path; none where it is off
     std::optional<std::uint32_t> classid;         ///< in net_cls, of its cgroup there
+    bool off_by_site = false;                     ///< or as the site is not known yet: nobody else has said so
     DnsDecision dns;                              ///< in force; `vpn` where the config's `uplink` cannot be done
     bool operator==(const ClassDecision&) const = default;
 };

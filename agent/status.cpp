@@ -249,7 +249,11 @@ std::string summary(const Desired& desired, const Config& config) {
     case ClassState::tunnel:
         return fmt::format("Class {} goes wherever everything else goes: there is no uplink, and the config says so.",
                            name);
-    case ClassState::off: return fmt::format("Class {} is off: its programs go where everything else goes.", name);
+    case ClassState::off:
+        return fmt::format("Class {} is off{}: its programs go where everything else goes.", name,
+                           !decision.off_by_site ? ""
+                           : desired.site.name   ? " at site " + *desired.site.name
+                                                 : " until the site is known");
     case ClassState::steering: break;
     }
     if (!spoken_of->via.empty()) return fmt::format("Class {} leaves by the tunnel {}.", name, ways_out(decision));

@@ -3,6 +3,7 @@
 #include "agent/cli/fields.h"
 #include "config/text.h"
 
+#include <algorithm>
 #include <boost/json/array.hpp>
 #include <boost/json/value.hpp>
 #include <fmt/format.h>
@@ -146,8 +147,14 @@ void write_class(std::string& out, const json::object& of_class) {
 
 std::string to_text(const json::object& status) {
     std::string out = text_of(status, "summary") + "\n\n";
-    if (const auto site = text_of(status, "site"); !site.empty()) line(out, "site", site);
-    for (const auto* other : objects_of(status, "sites")) {
+    const auto sites = objects_of(status, "sites");
+    const bool may_be_one =
+        std::ranges::any_of(sites, [](const auto* other) { return text_of(*other, "matches") == "unknown"; });
+    if (const auto site = text_of(status, "site"); !site.empty())
+        line(out, "site", site);
+    else if (!sites.empty())
+        line(out, "site", may_be_one ? "not known yet" : "none");
+    for (const auto* other : sites) {
         const std::string matches = text_of(*other, "matches");
         if (matches == "yes") continue;
         std::string keys;

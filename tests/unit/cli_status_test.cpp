@@ -67,6 +67,32 @@ warning        wlan0 drops replies to members: rp_filter is 1 (rp_filter)
 )");
 }
 
+TEST(StatusText, SaysWhereTheLaptopMayBe) {
+    const auto with = [](const std::string& matches) {
+        return text_of(R"({"summary": "S.", "site": null, "sites": [
+            {"name": "office", "matches": ")" +
+                       matches + R"(", "failed": ["network", "domain"]},
+            {"name": "home", "matches": "no", "failed": ["link"]}],
+            "place": [{"key": "ssid", "value": "\\x1b[2J"}]})");
+    };
+    EXPECT_EQ(with("unknown"), R"(S.
+
+site           not known yet
+no site        office: network, domain not known yet
+no site        home: link does not match
+place          ssid \x1b[2J
+last reaction  none yet
+)");
+    EXPECT_EQ(with("no"), R"(S.
+
+site           none
+no site        office: network, domain do not match
+no site        home: link does not match
+place          ssid \x1b[2J
+last reaction  none yet
+)");
+}
+
 TEST(StatusText, LeavesOutWhatAnotherVersionDoesNotSay) {
     EXPECT_EQ(text_of(R"({"summary": "Nothing is steered.", "site": null, "last_reaction_us": null})"),
               "Nothing is steered.\n\nlast reaction  none yet\n");
