@@ -81,9 +81,10 @@ std::vector<Firewall> legacy_firewalls() {
     std::vector<Firewall> found;
     for (const char* family : {"ip", "ip6"})
         for (const std::string& table : legacy_tables(family))
-            if (table != "nat")
-                found.push_back(
-                    {.family = family, .table = table, .chain = "OUTPUT", .drops = Firewall::Drops::unread});
+            for (const char* chain : {"OUTPUT", "POSTROUTING"})
+                if (table == "mangle" || (table != "nat" && std::string_view(chain) == "OUTPUT"))
+                    found.push_back(
+                        {.family = family, .table = table, .chain = chain, .drops = Firewall::Drops::unread});
     return found;
 }
 

@@ -3,7 +3,7 @@ Those that drop nothing of it are not."""
 import json
 import unittest
 
-from interference_test import DOCKER, NFT, UFW, Firewalld
+from interference_test import DOCKER, NFT, UFW, Firewalld, ufw_itself
 from labtest import LabTest, VPN_SEEN
 from lab import MEMBER_ECHO
 
@@ -99,7 +99,9 @@ class KillSwitches(NamedFirewall):
         self.assertEqual([f["state"] for f in named], ["wrong"], findings)
         self.assertIn(name, named[0]["text"])
         # What the doctor says is typed.
-        self.lab.shell(named[0]["mend"].removeprefix("sudo "))
+        for finding in findings:
+            if finding["check"] == "firewall":
+                self.lab.shell(finding["mend"].removeprefix("sudo "))
         self.assert_members_seen_at("a", families=(4,))
         self.assertIsNone(self.warning())
         self.assertEqual(self.agent.status()["health"], "ok", self.agent.explain())
@@ -121,6 +123,10 @@ class KillSwitches(NamedFirewall):
     def test_ufw_that_denies_what_goes_out(self):
         self.check(UFW_DENY_OUT.replace("tables", "tables-nft"), "table ip filter, chain OUTPUT (policy drop)")
 
+    def test_ufw_itself_that_denies_what_goes_out(self):
+        self.check(ufw_itself("default deny outgoing", "allow out on tun0", f"allow out to {VPN_SERVER}"),
+                   "table ip filter, chain OUTPUT (policy drop)")
+
     def test_beside_a_firewall_that_drops_less(self):
         self.check(HARMLESS + KILL_SWITCH_NFT, "table inet killswitch, chain output (policy drop)")
 
@@ -135,6 +141,35 @@ class KillSwitches(NamedFirewall):
         self.lab.shell("nft delete table inet killswitch")
         self.assertIsNone(self.warning())
         self.assertEqual(self.agent.status()["health"], "ok")
+
+
+class ElsewhereThanInFilter(NamedFirewall):
+    """Before our marking, or behind our guard: what is lost there is in no counter of ours. doctor's packet does not leave."""
+
+    def check(self, tool, table, chain, name):
+        self.start_agent()
+        self.vpn_up("def1")
+        self.assert_members_seen_at("a", families=(4,))
+        self.lab.shell(f"{tool} -t {table} -A {chain} -d {VPN_SERVER} -j ACCEPT; {tool} -t {table} -A {chain} ! -o lo -m mark ! --mark 0 -j DROP")
+        findings = self.doctor()
+        named = [f for f in findings if f["check"] == "firewall" and name in f["text"]]
+        self.assertEqual({f["state"] for f in named}, {"wrong"}, findings)
+        for finding in named:
+            self.lab.shell(finding["mend"].removeprefix("sudo "))
+        self.assert_members_seen_at("a", families=(4,))
+        self.assertEqual([f for f in self.doctor() if f["state"] == "wrong"], [])
+
+    def test_in_raw_by_iptables_nft(self):
+        self.check("iptables-nft", "raw", "OUTPUT", "table ip raw, chain OUTPUT")
+
+    def test_in_raw_by_iptables_legacy(self):
+        self.check("iptables-legacy", "raw", "OUTPUT", "table raw of iptables-legacy")
+
+    def test_in_mangle_behind_the_route_by_iptables_nft(self):
+        self.check("iptables-nft", "mangle", "POSTROUTING", "table ip mangle, chain POSTROUTING")
+
+    def test_in_mangle_behind_the_route_by_iptables_legacy(self):
+        self.check("iptables-legacy", "mangle", "POSTROUTING", "table mangle of iptables-legacy")
 
 
 class NotNamed(NamedFirewall):
@@ -166,6 +201,11 @@ class NotNamed(NamedFirewall):
     def test_ufw(self):
         self.start()
         self.lab.shell(UFW.replace("tables", "tables-nft"))
+        self.check()
+
+    def test_ufw_itself(self):
+        self.start()
+        self.lab.shell(ufw_itself())
         self.check()
 
     def test_nft_that_drops_what_comes_in(self):

@@ -60,6 +60,18 @@ E
 """
 
 
+def ufw_itself(*commands):
+    """The real one, with a config of its own, as it is when it was installed; `commands` are given to it."""
+    calls = "".join(f"ufw {command} > /mnt/log 2>&1 || {{ cat /mnt/log >&2; exit 1; }}\n" for command in ("--force enable", *commands))
+    return f"""unshare --mount --propagation=private sh -ec '
+        mount -t tmpfs lab-ufw /mnt
+        cp -a /etc/ufw /etc/default /mnt
+        mount --bind /mnt/ufw /etc/ufw
+        mount --bind /mnt/default /etc/default
+        {calls}'
+    """
+
+
 class Firewalld:
     """The real one, on a bus of the laptop's, with its default zone."""
 
@@ -199,6 +211,10 @@ class Firewalls(LabTest):
 
     def test_beside_ufw_by_iptables_legacy(self):
         self.check(UFW.replace("tables", "tables-legacy"), "def1-ipv6")
+
+    def test_beside_ufw_itself(self):
+        self.check(ufw_itself(), "def1-ipv6")
+        self.assertIn("ufw-before-input", self.lab.shell("nft list ruleset"))
 
     def test_beside_nft_that_sets_a_bit_of_every_mark(self):
         self.check(NFT, "def1-ipv6")

@@ -79,6 +79,19 @@ class Package(machine.MachineTest):
         lines = self.machine.run("journalctl", "--boot", "-o", "json", "_SYSTEMD_UNIT=novpnd.service", *matches).stdout.splitlines()
         return [json.loads(line) for line in lines]
 
+    def test_03_a_setting_that_is_reset_is_put_back_at_once(self):
+        """inotify sees it in the sandbox too. A container has no writable settings by itself."""
+        conf = "net.ipv4.conf.wlan0"
+        self.machine.run("sh", "-ec", "mount --bind /proc/sys/net /proc/sys/net; mount -o remount,bind,rw /proc/sys/net")
+        self.addCleanup(self.machine.run, "umount", "/proc/sys/net")
+        self.machine.run("sysctl", "-qw", f"{conf}.rp_filter=1")
+        self.addCleanup(self.machine.run, "sysctl", "-qw", f"{conf}.rp_filter=0")
+        is_set = lambda: self.machine.run("sysctl", "-n", f"{conf}.src_valid_mark").stdout.strip() == "1"
+        for _ in range(2):
+            the_lab.wait_until(is_set, 10, "src_valid_mark", self.machine.journal)
+            self.machine.run("sysctl", "-qw", f"{conf}.src_valid_mark=0")
+        the_lab.wait_until(is_set, 10, "src_valid_mark put back", self.machine.journal)
+
     def test_03_its_sandbox_is_told_of_nothing(self):
         """What the unit has given up already the agent does not try to give up again."""
         warned = [entry["MESSAGE"] for entry in self.entries() if int(entry["PRIORITY"]) <= 4]
