@@ -93,6 +93,13 @@ std::optional<WifiLink> to_network_in_use(std::span<const std::byte> message) {
     return found;
 }
 
+std::string_view to_wifi_cause(std::span<const std::byte> message) {
+    if (header_of_command(message, {NL80211_CMD_CONNECT})) return "Wi-Fi connected";
+    if (header_of_command(message, {NL80211_CMD_ROAM})) return "Wi-Fi roamed";
+    if (header_of_command(message, {NL80211_CMD_DISCONNECT})) return "Wi-Fi disconnected";
+    return {};
+}
+
 std::optional<GenericFamily> to_generic_family(std::span<const std::byte> message) {
     if (!header_of_command(message, {CTRL_CMD_NEWFAMILY})) return std::nullopt;
     auto attributes = Attributes<CTRL_ATTR_MAX>::parse(message, sizeof(genlmsghdr));
@@ -193,9 +200,7 @@ std::string_view WifiMonitor::drain() {
                 join(*family);
                 cause = "Wi-Fi came";
             } else if (message.nlmsg_type == family_) {
-                if (header_of_command(bytes, {NL80211_CMD_CONNECT})) cause = "Wi-Fi connected";
-                if (header_of_command(bytes, {NL80211_CMD_ROAM})) cause = "Wi-Fi roamed";
-                if (header_of_command(bytes, {NL80211_CMD_DISCONNECT})) cause = "Wi-Fi disconnected";
+                if (const auto told = to_wifi_cause(bytes); !told.empty()) cause = told;
             }
         });
     }

@@ -15,6 +15,9 @@ std::optional<WifiLink> to_wifi_link(std::span<const std::byte> message); ///< o
 /// Of NL80211_CMD_GET_SCAN: the network that the link is in; nothing for those that it only hears.
 std::optional<WifiLink> to_network_in_use(std::span<const std::byte> message);
 
+/// Why to look after that notification; empty: no reason.
+std::string_view to_wifi_cause(std::span<const std::byte> message);
+
 /// What names a generic netlink family (CTRL_CMD_GETFAMILY).
 struct GenericFamily {
     std::uint16_t id = 0;

@@ -19,6 +19,7 @@ void read(std::span<const std::byte> message) {
         require(link->ssid.empty() || link->ssid.find_first_not_of('\0') != std::string::npos, "no name is all zeros");
     }
     if (const auto link = to_wifi_link(message)) require(!link->bssid, "the link's own address is no BSSID");
+    require(to_wifi_cause(message).size() < 20, "a notification is a cause or none");
     if (const auto family = to_generic_family(message))
         require(family->name.find('\0') == std::string::npos, "a family's name is text");
 }

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Prints messages of this machine's nl80211 as they come, one a line, "nl80211 NAME HEX": what tests/fuzz/corpus/nl80211
-and tests/unit/nl80211_test.cpp were taken from.
+"""Prints messages of this machine's nl80211 as they come, one a line, "nl80211 NAME HEX": what tests/unit/nl80211_examples
+has was recorded by packaging/check-vm.
 
-Usage: record_nl80211.py dump LINK     the family, the links, and the networks that LINK hears
-       record_nl80211.py events        of the group mlme, until it is ended
+Usage: record_nl80211.py dump LINK NAME     the family, the links, and the networks that LINK hears; NAME begins their names
+       record_nl80211.py events             of the group mlme, until it is ended
+       record_nl80211.py save DIRECTORY <CONSOLE_LOG     each message as a file
 """
+import re
 import socket
 import struct
 import sys
@@ -44,7 +46,15 @@ def show(name, message):
     print("nl80211", name, message.hex(), flush=True)
 
 
-def main(mode, link=None):
+def save(directory, log):
+    for name, message in re.findall(r"^nl80211 (\w+) ([0-9a-f]+)\r?$", log, re.MULTILINE):
+        with open(f"{directory}/{name}", "wb") as file:
+            file.write(bytes.fromhex(message))
+
+
+def main(mode, where=None, name=""):
+    if mode == "save":
+        return save(where, sys.stdin.buffer.read().decode(errors="replace"))
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16)
     sock.bind((0, 0))
     family, = (m for m in dump(sock, CTRL, GETFAMILY) if attributes(m[20:])[FAMILY_NAME] == b"nl80211\0")
@@ -53,10 +63,10 @@ def main(mode, link=None):
     if mode == "dump":
         show("family", family)
         for i, message in enumerate(dump(sock, number, GET_INTERFACE)):
-            show(f"interface{i}", message)
-        index = struct.pack("HHI", 8, IFINDEX, socket.if_nametoindex(link))
+            show(f"{name}_interface{i}", message)
+        index = struct.pack("HHI", 8, IFINDEX, socket.if_nametoindex(where))
         for i, message in enumerate(dump(sock, number, GET_SCAN, index)):
-            show(f"scan{i}", message)
+            show(f"{name}_scan{i}", message)
         return
     groups = [attributes(group) for group in attributes(told[GROUPS]).values()]
     mlme, = (struct.unpack("I", group[GROUP_ID])[0] for group in groups if group[GROUP_NAME] == b"mlme\0")
