@@ -160,9 +160,9 @@ class Removals(LabTest):
         self.vpn_up("def1")
         before, programs = self.lab.pins(), self.programs()
         for _ in range(2):
+            repairs = self.agent.status()["repairs"]
             # Of the first no kernel tells.
             bpf.detach(self.cgroup() + "/novpn", programs[0])
-            repairs = self.agent.status()["repairs"]
             self.lab.shell(f"rm /sys/fs/bpf/novpn-{self.lab.netns_inode()}/novpn")
             wait_until(lambda: self.agent.status()["repairs"] > repairs, 10, "the repair", self.agent.explain)
             wait_until(lambda: (self.lab.pins(), self.programs()) == (before, programs), 10, "the program", self.agent.explain)
