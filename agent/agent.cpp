@@ -131,6 +131,9 @@ bool is_passing(std::error_code code) {
     return std::ranges::any_of(kPassing, [&](std::errc passing) { return code == passing; });
 }
 
+/// More routes than this are not dumped for the sake of a default: a dump of as many takes a third of a millisecond.
+constexpr std::ptrdiff_t kLargeMain = 1000;
+
 constexpr auto kAnotherTry = std::chrono::seconds(1);
 
 /// Applies in order. Stops at a failure, since what follows leans on what came before; `to_the_end`: on the way out.
@@ -216,8 +219,27 @@ Scope Agent::scope(Depth depth) const {
     return scope;
 }
 
+/// As a look, where main is what the mirror has of it, and the kernel's answers agree; else nothing.
+std::optional<Observed> Agent::look_at_defaults(Scope scope) {
+    if (others_of_main_.empty() || !mirror_.is_trusted()) return std::nullopt;
+    const std::vector<Route>& defaults = mirror_.observed().routes;
+    scope.main = false;
+    for (const Route& route : defaults) scope.defaults_of.insert({family_of(route), route.link});
+    auto observed = kernel_.observe(scope);
+    if (!observed || !agrees(mirror_, *observed)) return std::nullopt;
+    auto& routes = observed->routes;
+    std::erase_if(routes, [](const Route& route) { return route.table == kMainTable; });
+    routes.insert(routes.end(), defaults.begin(), defaults.end());
+    routes.insert(routes.end(), others_of_main_.begin(), others_of_main_.end());
+    return std::move(*observed);
+}
+
 Expected<Observed> Agent::look(Depth depth) {
-    auto observed = kernel_.observe(scope(depth));
+    Expected<Observed> observed;
+    if (auto quick = depth == Depth::defaults ? look_at_defaults(scope(Depth::usual)) : std::nullopt)
+        observed = std::move(*quick);
+    else
+        observed = kernel_.observe(scope(depth));
     if (!observed) return observed;
     ask_about_users(managers_in(observed->others));
     observed->allowed_users = allowed_users();
@@ -302,6 +324,10 @@ bool Agent::is_at_the_same_site() const {
 
 bool Agent::heard_of_default(const RouteChange& change, Clock::time_point since) {
     if (released_ || incomplete_ || !mirror_.take(change)) return false;
+    if (change.added && config_.sites.empty() && switches_.empty()) {
+        if (const auto replies = mirror_.reply_to(change.hops.front(), memory_))
+            return std::ranges::all_of(*replies, [&](const Route& route) { return replace_ahead(route, since); });
+    }
     const Family family = family_of(change.hops.front());
     const bool same_site = config_.sites.empty() || is_at_the_same_site();
     std::optional<Config> changed; // a copy takes its time
@@ -317,17 +343,22 @@ bool Agent::heard_of_default(const RouteChange& change, Clock::time_point since)
     for (const Route& route : *to_replace) {
         const Route* before = mirror_.default_of(route.table, family);
         can_wait = can_wait && before && before->link == route.link;
-        ReplaceRoute operation{route};
-        // The look that follows says why not.
-        if (!kernel_.apply(operation)) {
-            mirror_.doubt();
-            return false;
-        }
-        answered_in_ = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since);
-        mirror_.take(route);
-        answered_.push_back(std::move(operation));
+        if (!replace_ahead(route, since)) return false;
     }
     return can_wait;
+}
+
+/// Ahead of the look, which tells of it, or says why not.
+bool Agent::replace_ahead(const Route& route, Clock::time_point since) {
+    ReplaceRoute operation{route};
+    if (!kernel_.apply(operation)) {
+        mirror_.doubt();
+        return false;
+    }
+    answered_in_ = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since);
+    mirror_.take(route);
+    answered_.push_back(std::move(operation));
+    return true;
 }
 
 /// A person's switch stands above what the site says.
@@ -455,13 +486,27 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
     if (desired.site.known) classes_left_ = desired.classes;
     const auto by_gateway = [](const Route& route) { return route.table == kMainTable && route.gateway.has_value(); };
     crowded_ = static_cast<std::size_t>(std::ranges::count_if(observed->routes, by_gateway)) > kMaxCopiedRoutes;
+    keep_others_of_main(*observed);
     mirror_.reflect(*observed, desired, pass.failure || pass.wait);
+    mirror_.prepare(config_, memory_);
     desired_ = std::move(desired);
     if (!incomplete_) start_units(cause);
     if (answers) last_reaction_ = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since);
     if (answered_in_) last_reaction_ = std::exchange(answered_in_, std::nullopt);
     if (pass.operations || news) publish(cause, decisions, applied.operations);
     return pass;
+}
+
+/// A dump of a large main takes its time, and what the mirror answers is about defaults.
+void Agent::keep_others_of_main(const Observed& observed) {
+    const auto of_main = [](const Route& route) { return route.table == kMainTable; };
+    others_of_main_.clear();
+    if (std::ranges::count_if(observed.routes, of_main) <= kLargeMain) {
+        others_of_main_.shrink_to_fit();
+        return;
+    }
+    std::ranges::copy_if(observed.routes, std::back_inserter(others_of_main_),
+                         [&](const Route& route) { return of_main(route) && !is_default(route); });
 }
 
 void Agent::watch_gateways_of(const Place& place) {
@@ -726,7 +771,9 @@ Expected<void> release_everything(Kernel& kernel, const Config& config, const st
     std::optional<Error> failure;
     // Twice: the second look finds what came back while the first plan ran, such as a process forked into a cgroup.
     for (int round = 0; round < 2; ++round) {
-        auto observed = kernel.observe(scope_of(config, cgroup_root, Depth::everything));
+        Scope scope = scope_of(config, cgroup_root, Depth::everything);
+        scope.main = false; // there is nothing of ours in it
+        auto observed = kernel.observe(scope);
         if (!observed) return tl::make_unexpected(observed.error());
         failure = apply_all(kernel, diff(*observed, Desired{}), *observed, "release", {}, true).failure;
     }

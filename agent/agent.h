@@ -21,6 +21,7 @@ namespace novpn {
 
 /// How much of the kernel a pass looks at.
 enum class Depth {
+    defaults,  ///< as usual, but that of a large main only its defaults have changed, by the mirror's account
     usual,     ///< what the config's classes have to do with
     everything ///< and what another config or a crash may have left anywhere
 };
@@ -146,6 +147,9 @@ class Agent : public Service {
     Desired decide_at_site(const Observed& observed) const;
     Scope scope(Depth depth) const;
     Expected<Observed> look(Depth depth);
+    std::optional<Observed> look_at_defaults(Scope scope);
+    bool replace_ahead(const Route& route, Clock::time_point since);
+    void keep_others_of_main(const Observed& observed);
     void take_in(const std::map<std::string, MatchedCgroup>& matched, const SeenCgroups& seen, std::string_view cause);
     void ask_about_users(const std::set<uid_t>& managers);
     std::set<uid_t> allowed_users() const;
@@ -207,8 +211,9 @@ class Agent : public Service {
     std::map<uid_t, std::optional<bool>> users_; ///< with a manager: whether their apps are matched, once that is known
     std::vector<std::string> taken_in_;          ///< operations ahead of the next pass, as their text
     Mirror mirror_;
-    bool crowded_ = false;                                 ///< as of the last pass
-    std::vector<ReplaceRoute> answered_;                   ///< ahead of the next pass too, which tells of them
+    std::vector<Route> others_of_main_;  ///< than its defaults, where main is large; as of the last look at it
+    bool crowded_ = false;               ///< as of the last pass
+    std::vector<ReplaceRoute> answered_; ///< ahead of the next pass too, which tells of them
     std::optional<std::chrono::microseconds> answered_in_; ///< the last of them
     Observed shown_;                 ///< of the last pass, what operations on cgroups are told with
     std::set<std::string> attached_; ///< cgroups of others that a BPF program of ours may be on

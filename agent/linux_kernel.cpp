@@ -80,7 +80,8 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
     if (auto done = take(observed.rules, routing_.rules()); !done) return tl::make_unexpected(done.error());
     if (auto done = take(observed.policies, xfrm_.policies()); !done) return tl::make_unexpected(done.error());
 
-    std::vector<TableId> tables{kMainTable};
+    std::vector<TableId> tables;
+    if (scope.main) tables.push_back(kMainTable);
     auto look_at = [&](TableId table) {
         if (std::ranges::find(tables, table) == tables.end()) tables.push_back(table);
     };
@@ -115,12 +116,18 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
         if (!lookup) return tl::make_unexpected(lookup.error());
         observed.lookups.push_back(std::move(*lookup));
     }
+    const auto public_of = [&](Family family) -> const address& {
+        return *std::ranges::find(destinations, family, [](const address& a) { return family_of(a); });
+    };
+    for (const auto& [family, link] : scope.defaults_of) {
+        auto lookup = routing_.lookup(public_of(family), std::nullopt, link);
+        if (!lookup) return tl::make_unexpected(lookup.error());
+        observed.defaults.push_back(std::move(*lookup));
+    }
     for (const Link& link : observed.links) {
         if (!link.up || !may_be_tunnel(link, scope.tunnels)) continue;
         for (Family family : kFamilies) {
-            const address& any =
-                *std::ranges::find(destinations, family, [](const address& a) { return family_of(a); });
-            auto lookup = routing_.lookup(any, std::nullopt, link.index);
+            auto lookup = routing_.lookup(public_of(family), std::nullopt, link.index);
             if (!lookup) return tl::make_unexpected(lookup.error());
             observed.lookups.push_back(std::move(*lookup));
         }

@@ -13,6 +13,7 @@ void Mirror::reflect(const Observed& observed, const Desired& desired, bool undo
     const bool has_ppp = std::ranges::find(observed.links, ARPHRD_PPP, &Link::hardware) != observed.links.end();
     reflects_ = !undone && !has_ppp && observed.policies.empty() && desired.policies.empty();
     if (!reflects_) return;
+    ways_.clear();
     observed_.links = observed.links;
     observed_.addresses = observed.addresses;
     observed_.wifi = observed.wifi;
@@ -52,6 +53,53 @@ bool Mirror::take(const RouteChange& change) {
     return true;
 }
 
+void Mirror::prepare(const Config& config, const Memory& memory) {
+    ways_.clear();
+    if (!reflects_ || !memory.dead_gateways.empty()) return;
+    const auto has_failed = [](const Neighbour& gateway) { return gateway.state == NeighbourState::failed; };
+    if (std::ranges::any_of(observed_.gateways, has_failed)) return;
+    const auto is_plain = [](const ClassConfig& c) { return c.enabled && c.via.empty() && c.uplink.empty(); };
+    if (!std::ranges::all_of(config.classes, is_plain)) return;
+    for (const Family family : kFamilies) {
+        const auto link = only_uplink(family, observed_, config);
+        if (!link) continue;
+        Way way{.uplink = {.family = family, .link = *link, .link_name = find_link(observed_, *link)->name}};
+        for (const Address& a : observed_.addresses)
+            if (a.link == *link && !a.tentative && family_of(a.local) == family)
+                way.networks.push_back(prefix_of(a.peer.value_or(a.local), a.prefix_length));
+        for (const ClassConfig& c : config.classes) way.tables.push_back(c.table);
+        ways_[family] = std::move(way);
+    }
+}
+
+std::optional<std::vector<Route>> Mirror::reply_to(const Route& route, Memory& memory) const {
+    const auto way = ways_.find(family_of(route));
+    if (!trusted_ || way == ways_.end()) return std::nullopt;
+    Uplink uplink = way->second.uplink;
+    if (route.link != uplink.link || !route.gateway || route.onlink || route.type != RouteType::unicast ||
+        family_of(*route.gateway) != uplink.family)
+        return std::nullopt;
+    const auto has_gateway = [&](const Prefix& network) { return contains(network, *route.gateway); };
+    if (std::ranges::none_of(way->second.networks, has_gateway)) return std::nullopt;
+    const auto is_in_its_way = [&](const Route& other) {
+        const bool is_itself = &other == &observed_.routes.back();
+        return !is_itself && other.link == route.link && family_of(other) == uplink.family &&
+               other.metric <= route.metric;
+    };
+    if (std::ranges::any_of(observed_.routes, is_in_its_way)) return std::nullopt;
+    uplink.gateway = route.gateway;
+    uplink.source = route.source;
+    std::vector<Route> replies;
+    for (const TableId table : way->second.tables) {
+        const Route* there = default_of(table, uplink.family);
+        if (!there || there->link != route.link) return std::nullopt;
+        Route wanted = default_route(uplink, table);
+        if (*there != wanted) replies.push_back(std::move(wanted));
+    }
+    memory.uplinks.insert_or_assign({std::string(), uplink.family}, remember_of_main(uplink, observed_));
+    return replies;
+}
+
 void Mirror::take(const Route& own_default) {
     own_defaults_.insert_or_assign({own_default.table, family_of(own_default)}, own_default);
 }
@@ -71,17 +119,39 @@ namespace {
 /// The way out of all classes that ask for the same links.
 std::optional<Uplink> way_out(const std::string& only, const Mirror& mirror, Family family, const Config& config,
                               Memory& memory) {
-    Selection selection = select_uplink({.family = family, .only = only}, mirror.observed(), config, memory, {});
-    if (!selection.uplink || !selection.remembered) return std::nullopt;
-    const bool is_known = selection.from == UplinkSource::main || selection.from == UplinkSource::memory;
+    const UplinkQuery query{.family = family, .only = only};
+    auto known = uplink_in_main(query, mirror.observed(), config, memory);
+    if (!known) {
+        Selection selection = select_uplink(query, mirror.observed(), config, memory, {});
+        if (selection.from != UplinkSource::memory) return std::nullopt;
+        known = std::move(selection.remembered);
+    }
     // Which other routes reach the gateway is not mirrored.
-    if (!is_known || !gateway_is_on_link(*selection.uplink, mirror.observed()) || selection.uplink->onlink)
-        return std::nullopt;
-    memory.uplinks.insert_or_assign({only, family}, std::move(*selection.remembered));
-    return selection.uplink;
+    if (!known || !gateway_is_on_link(known->uplink, mirror.observed()) || known->uplink.onlink) return std::nullopt;
+    std::optional<Uplink> uplink = known->uplink;
+    memory.uplinks.insert_or_assign({only, family}, std::move(*known));
+    return uplink;
 }
 
 } // namespace
+
+bool agrees(const Mirror& mirror, const Observed& observed) {
+    const auto& defaults = mirror.observed().routes;
+    const auto is_default_of_main = [](const Lookup& lookup) {
+        return lookup.answer && lookup.answer->table == kMainTable && is_default(*lookup.answer);
+    };
+    const auto is_mirrored = [&](const Lookup& lookup) {
+        return std::ranges::any_of(defaults, [&](const Route& route) {
+            return key(route) == key(*lookup.answer) && route.link == lookup.answer->link &&
+                   route.gateway == lookup.answer->gateway;
+        });
+    };
+    for (const auto* lookups : {&observed.lookups, &observed.defaults})
+        for (const Lookup& lookup : *lookups)
+            if (is_default_of_main(lookup) && !is_mirrored(lookup)) return false;
+    // A longer prefix answers in the place of a default; nothing answers where there is none.
+    return std::ranges::all_of(observed.defaults, [](const Lookup& lookup) { return lookup.answer.has_value(); });
+}
 
 std::optional<std::vector<Route>> defaults_to_replace(const Mirror& mirror, Family family, const Config& config,
                                                       Memory& memory) {

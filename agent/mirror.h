@@ -20,10 +20,18 @@ class Mirror {
     void doubt() { trusted_ = reflects_ = false; }
     bool is_trusted() const { return trusted_; }
 
+    /// What can be known in advance of answers to the changes that are the most frequent: see reply_to().
+    void prepare(const Config& config, const Memory& memory);
+
     /// A default route of main has come or gone. False: in doubt.
     bool take(const RouteChange& change);
     /// The default of the class's table is this one now.
     void take(const Route& own_default);
+
+    /// Where a default of main came just now and was taken, and a few comparisons tell what defaults_to_replace() would
+    /// say: the same, and what is remembered goes into `memory`. That is so by the only link that can be the uplink,
+    /// with the best metric there.
+    std::optional<std::vector<Route>> reply_to(const Route& route, Memory& memory) const;
 
     /// Links, addresses, Wi-Fi, neighbours, and of the routes main's defaults alone.
     const Observed& observed() const { return observed_; }
@@ -36,9 +44,19 @@ class Mirror {
     Observed observed_;
     std::map<std::pair<TableId, Family>, Route> own_defaults_;
     std::map<std::string, std::set<IfIndex>> links_; ///< of the guards, by class
+    /// That all classes go out by.
+    struct Way {
+        Uplink uplink;                ///< but for what its route says
+        std::vector<Prefix> networks; ///< that a gateway may be in
+        std::vector<TableId> tables;
+    };
+    std::map<Family, Way> ways_;
     bool reflects_ = false; ///< a look, in which nothing else than these decides about a default
     bool trusted_ = false;
 };
+
+/// Whether the kernel's lookups name no default of main that the mirror has not, and each link's that it has.
+bool agrees(const Mirror& mirror, const Observed& observed);
 
 /// The default routes to replace now, each for that of a class's table, or nothing where only a look can tell. What
 /// selections remember goes into `memory`, which decisions after this one lean on.

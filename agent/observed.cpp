@@ -95,9 +95,12 @@ std::vector<address> telling_destinations(const Scope& scope) {
     return telling;
 }
 
+bool matches_glob(const std::string& glob, const std::string& name) {
+    return fnmatch(glob.c_str(), name.c_str(), 0) == 0;
+}
+
 bool matches(const std::vector<std::string>& globs, const std::string& name) {
-    return std::ranges::any_of(globs,
-                               [&](const std::string& glob) { return fnmatch(glob.c_str(), name.c_str(), 0) == 0; });
+    return std::ranges::any_of(globs, [&](const std::string& glob) { return matches_glob(glob, name); });
 }
 
 bool may_be_tunnel(const Link& link, const std::vector<std::string>& named) {

@@ -19,10 +19,11 @@ struct Observed {
     std::vector<Link> links;
     Ipv4Settings ipv4_of_all; ///< net.ipv4.conf.all
     std::vector<Address> addresses;
-    std::vector<Route> routes;             ///< of main and of the classes' tables, both families
-    std::vector<Rule> rules;               ///< both families, in the order the kernel consults them
-    std::vector<Lookup> lookups;           ///< unmarked, of `public_destinations()`; the first of each family
-                                           ///< also by each link that may be a tunnel
+    std::vector<Route> routes;    ///< of main, where it was to be looked at, and of the classes' tables, both families
+    std::vector<Rule> rules;      ///< both families, in the order the kernel consults them
+    std::vector<Lookup> lookups;  ///< unmarked, of `public_destinations()`; the first of each family
+                                  ///< also by each link that may be a tunnel
+    std::vector<Lookup> defaults; ///< of what Scope::defaults_of names, unmarked
     std::vector<Neighbour> gateways;       ///< `watched_gateways`, as far as the kernel has tried them
     std::vector<Neighbour> place_gateways; ///< that sites are told by, as far as the kernel has tried them
     std::vector<WifiLink> wifi;
@@ -45,6 +46,8 @@ struct Observed {
 
 /// What to look at.
 struct Scope {
+    bool main = true;                                 ///< else no routes of main, which take long where there are many
+    std::set<std::pair<Family, IfIndex>> defaults_of; ///< links by which something public is looked up, too
     std::vector<TableId> tables;      ///< the classes' tables; those that our rules name are looked at as well
     std::vector<std::string> cgroups; ///< the classes' cgroups
     std::vector<std::string> tunnels; ///< globs of the config: tunnels whatever their kind says
@@ -83,6 +86,7 @@ std::vector<address> telling_destinations(const Scope& scope);
 /// Kind and hardware of links that carry VPNs; of ppp more has to be known. `named`: globs of the config.
 bool may_be_tunnel(const Link& link, const std::vector<std::string>& named);
 
+bool matches_glob(const std::string& glob, const std::string& name);
 /// Globs of the config against the name.
 bool matches(const std::vector<std::string>& globs, const std::string& name);
 

@@ -75,7 +75,7 @@ Uplink to_uplink(const Route& route, const Link& link) {
 /// Neither a tunnel nor ruled out by the config.
 bool may_be_uplink(const Link& link, const UplinkQuery& query, const Observed& observed, const Config& config) {
     if (link.loopback || is_tunnel(link, observed, config) || matches(config.uplinks.ignore, link.name)) return false;
-    return query.only.empty() || matches({query.only}, link.name);
+    return query.only.empty() || matches_glob(query.only, link.name);
 }
 
 /// An uplink known from elsewhere than main, brought up to date; nothing when it cannot be right any more.
@@ -101,13 +101,18 @@ std::vector<const Route*> in_order(const Observed& observed, Condition condition
     return routes;
 }
 
-std::optional<Selection> from_main(const UplinkQuery& query, const Observed& observed, const Config& config,
-                                   const Memory& memory) {
+/// One of main's defaults.
+struct Choice {
+    const Route* route = nullptr;
+    const Link* link = nullptr;
+    bool preferred = false; ///< by the config
+};
+
+std::optional<Choice> choose_in_main(const UplinkQuery& query, const Observed& observed, const Config& config,
+                                     const Memory& memory, const std::set<std::pair<IfIndex, address>>& dead) {
     auto used = memory.uplinks.find({query.only, query.family});
-    auto dead = dead_gateways(observed, memory);
     using Rank = std::tuple<bool, std::size_t, std::uint32_t, bool, IfIndex, std::optional<address>>;
-    const Route* best = nullptr;
-    const Link* best_link = nullptr;
+    Choice best;
     Rank best_rank;
     for (const Route& route : observed.routes) {
         if (route.table != kMainTable || !is_default(route) || family_of(route) != query.family) continue;
@@ -116,23 +121,35 @@ std::optional<Selection> from_main(const UplinkQuery& query, const Observed& obs
         if (!link || !may_be_uplink(*link, query, observed, config)) continue;
         if (!can_carry(*link, query.family, observed)) continue;
         auto preferred = std::ranges::find_if(config.uplinks.prefer,
-                                              [&](const std::string& glob) { return matches({glob}, link->name); });
+                                              [&](const std::string& glob) { return matches_glob(glob, link->name); });
         bool in_use = used != memory.uplinks.end() && used->second.uplink.link == route.link &&
                       used->second.uplink.gateway == route.gateway;
         bool answers = !route.gateway || !dead.contains({route.link, *route.gateway});
         Rank rank{!answers,     preferred - config.uplinks.prefer.begin(), route.metric, !in_use, route.link,
                   route.gateway};
-        if (best && best_rank <= rank) continue;
-        best = &route;
-        best_link = link;
+        if (best.route && best_rank <= rank) continue;
+        best = {.route = &route, .link = link, .preferred = std::get<1>(rank) < config.uplinks.prefer.size()};
         best_rank = rank;
     }
-    if (!best) return std::nullopt;
-    Selection selection{.uplink = to_uplink(*best, *best_link), .from = UplinkSource::main};
+    return best.route ? std::optional(best) : std::nullopt;
+}
+
+Uplink to_uplink(const Choice& choice, const Observed& observed) {
+    Uplink uplink = to_uplink(*choice.route, *choice.link);
     // The kernel goes on with a gateway whose prefix left its link together with an address, and refuses it anew.
-    if (!gateway_is_on_link(*selection.uplink, observed)) selection.uplink->onlink = true;
+    if (!gateway_is_on_link(uplink, observed)) uplink.onlink = true;
+    return uplink;
+}
+
+std::optional<Selection> from_main(const UplinkQuery& query, const Observed& observed, const Config& config,
+                                   const Memory& memory) {
+    const auto dead = dead_gateways(observed, memory);
+    const auto choice = choose_in_main(query, observed, config, memory, dead);
+    if (!choice) return std::nullopt;
+    const Route* best = choice->route;
+    Selection selection{.uplink = to_uplink(*choice, observed), .from = UplinkSource::main};
     selection.reason = fmt::format("default route of main, metric {}", best->metric);
-    if (std::get<1>(best_rank) < config.uplinks.prefer.size()) selection.reason += ", preferred by the config";
+    if (choice->preferred) selection.reason += ", preferred by the config";
     if (best->gateway && !dead.empty() && !dead.contains({best->link, *best->gateway}))
         selection.reason += fmt::format("; gateway {} does not answer", dead.begin()->second.to_string());
     return selection;
@@ -238,7 +255,7 @@ std::optional<Selection> from_hints(const UplinkQuery& query, const Observed& ob
         auto uplink = confirmed(hint, query, observed, config);
         if (!uplink) continue;
         auto preferred = std::ranges::find_if(
-            config.uplinks.prefer, [&](const std::string& glob) { return matches({glob}, uplink->link_name); });
+            config.uplinks.prefer, [&](const std::string& glob) { return matches_glob(glob, uplink->link_name); });
         Rank rank{hint.from, preferred - config.uplinks.prefer.begin(), hint.link, hint.gateway};
         if (best_rank && *best_rank <= rank) continue;
         best_rank = rank;
@@ -247,11 +264,11 @@ std::optional<Selection> from_hints(const UplinkQuery& query, const Observed& ob
     return best;
 }
 
-bool learnt_by_router_advertisement(const Selection& selection, const Observed& observed) {
+bool learnt_by_router_advertisement(const Uplink& uplink, const Observed& observed) {
     constexpr Protocol kRouterAdvertisement{9}; // RTPROT_RA
     return std::ranges::any_of(observed.routes, [&](const Route& route) {
-        return route.table == kMainTable && is_default(route) && route.link == selection.uplink->link &&
-               route.gateway == selection.uplink->gateway && route.protocol == kRouterAdvertisement;
+        return route.table == kMainTable && is_default(route) && route.link == uplink.link &&
+               route.gateway == uplink.gateway && route.protocol == kRouterAdvertisement;
     });
 }
 
@@ -380,20 +397,43 @@ Selection select_uplink(const UplinkQuery& query, const Observed& observed, cons
         remembered.reason = selection->reason;
     }
     if (selection->from == UplinkSource::main)
-        remembered.by_router_advertisement = learnt_by_router_advertisement(*selection, observed);
+        remembered.by_router_advertisement = learnt_by_router_advertisement(remembered.uplink, observed);
     else if (selection->from == UplinkSource::ra ||
              (selection->from == UplinkSource::table && has_router_gateway(*selection->uplink)))
         remembered.by_router_advertisement = true;
     else if (auto known = memory.uplinks.find({query.only, query.family}); known != memory.uplinks.end())
         remembered.by_router_advertisement = known->second.by_router_advertisement;
-    selection->remembered = remembered;
-    return *selection;
+    selection->remembered = std::move(remembered);
+    return std::move(*selection);
+}
+
+std::optional<RememberedUplink> uplink_in_main(const UplinkQuery& query, const Observed& observed, const Config& config,
+                                               const Memory& memory) {
+    const auto choice = choose_in_main(query, observed, config, memory, dead_gateways(observed, memory));
+    if (!choice) return std::nullopt;
+    return remember_of_main(to_uplink(*choice, observed), observed);
+}
+
+RememberedUplink remember_of_main(const Uplink& uplink, const Observed& observed) {
+    return {.uplink = uplink,
+            .on_link = on_link_prefix(uplink, observed),
+            .by_router_advertisement = learnt_by_router_advertisement(uplink, observed)};
+}
+
+std::optional<IfIndex> only_uplink(Family family, const Observed& observed, const Config& config) {
+    std::optional<IfIndex> only;
+    for (const Link& link : observed.links) {
+        if (!may_be_uplink(link, {.family = family}, observed, config) || !can_carry(link, family, observed)) continue;
+        if (only) return std::nullopt;
+        only = link.index;
+    }
+    return only;
 }
 
 Selection select_tunnel(Family family, const std::string& via, const Observed& observed, const Config& config) {
     const Link* tunnel = nullptr;
     for (const Link& link : observed.links) {
-        if (!matches({via}, link.name) || !is_tunnel(link, observed, config)) continue;
+        if (!matches_glob(via, link.name) || !is_tunnel(link, observed, config)) continue;
         // A tunnel that nobody reads from is up without carrier: its packets would be lost.
         if (can_carry(link, family, observed) && (!tunnel || link.index < tunnel->index)) tunnel = &link;
     }

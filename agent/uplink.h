@@ -85,6 +85,17 @@ std::set<std::pair<IfIndex, address>> dead_gateways(const Observed& observed, co
 Selection select_uplink(const UplinkQuery& query, const Observed& observed, const Config& config, const Memory& memory,
                         const std::optional<std::string>& displaced_by);
 
+/// What is remembered of an uplink that is one of main's defaults.
+RememberedUplink remember_of_main(const Uplink& uplink, const Observed& observed);
+
+/// What select_uplink() would remember where it chooses one of main's defaults, without the words for it; nothing where
+/// it chooses none of these.
+std::optional<RememberedUplink> uplink_in_main(const UplinkQuery& query, const Observed& observed, const Config& config,
+                                               const Memory& memory);
+
+/// The one link that could be the uplink of a class that asks for none in particular; nothing where several could.
+std::optional<IfIndex> only_uplink(Family family, const Observed& observed, const Config& config);
+
 /// The way out of a class with `via`: the first tunnel, by ifindex, whose name matches and that can carry the family.
 /// Its gateway is that of a route of any table looked at; most tunnels have none.
 Selection select_tunnel(Family family, const std::string& via, const Observed& observed, const Config& config);

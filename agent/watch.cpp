@@ -12,6 +12,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
+#include <utility>
 
 namespace novpn {
 
@@ -75,6 +76,7 @@ Watch::Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kerne
     , flood_(io) {
     signals_.add(SIGHUP);
     if (auto fd = xfrm_.fd()) xfrm_fd_.assign(*fd);
+    filter_.own_port = kernel.routing().port();
 }
 
 Watch::~Watch() {
@@ -121,7 +123,7 @@ void Watch::widen() {
 }
 
 void Watch::start(std::function<void()> on_term, std::function<void()> on_leave) {
-    spawn(io_, watch_routes());
+    watch_routes();
     spawn(io_, watch_nft());
     spawn(io_, watch_wifi());
     spawn(io_, watch_cgroups());
@@ -132,17 +134,22 @@ void Watch::start(std::function<void()> on_term, std::function<void()> on_leave)
     schedule_resync();
 }
 
-boost::asio::awaitable<void> Watch::watch_routes() {
-    for (;;) {
-        co_await routes_fd_.async_wait(routes_fd_.wait_read, boost::asio::use_awaitable);
-        for (bool more = true; more;) {
-            const auto drained = drain_routes(true);
-            if (!drained.cause.empty())
-                notified(drained.cause);
-            else if (!drained.later.empty())
-                look_when_quiet(drained.later, Clock::now());
-            more = drained.flooded;
-        }
+void Watch::watch_routes() {
+    routes_fd_.async_wait(routes_fd_.wait_read, [this](const boost::system::error_code& error) {
+        if (error) return;
+        read_routes();
+        watch_routes();
+    });
+}
+
+void Watch::read_routes() {
+    for (bool more = true; more;) {
+        const auto drained = drain_routes(true);
+        if (!drained.cause.empty())
+            notified(drained.cause);
+        else if (!drained.later.empty())
+            look_when_quiet(drained.later, Clock::now());
+        more = drained.flooded;
     }
 }
 
@@ -152,6 +159,7 @@ RouteMonitor::Drained Watch::drain_routes(bool answers) {
     if (answers) on_default = [&](const RouteChange& change) { return agent_.heard_of_default(change, since); };
     auto drained = routes_.drain(kernel_.routing().port(), agent_.gateways(), agent_.gateway_macs(), on_default);
     if (!drained.cause.empty()) agent_.doubt_mirror();
+    only_defaults_ = only_defaults_ && drained.cause.empty() && !drained.other_routes;
     by_gateway_ += drained.by_gateway;
     if (by_gateway_ >= RouteMonitor::kFlood) narrow_down();
     return drained;
@@ -227,7 +235,7 @@ void Watch::notified(std::string_view cause) {
         look_later(when, cause, now);
 }
 
-void Watch::look(std::string_view cause, Clock::time_point since) {
+void Watch::look(std::string_view cause, Clock::time_point since, Depth depth) {
     later_.cancel();
     waiting_since_.reset();
     news_ = {};
@@ -235,7 +243,8 @@ void Watch::look(std::string_view cause, Clock::time_point since) {
     while (drain_routes(false).flooded) {
     }
     by_gateway_ = 0;
-    Pass pass = agent_.reconcile(cause, since, Depth::usual);
+    if (!std::exchange(only_defaults_, true)) depth = Depth::usual;
+    Pass pass = agent_.reconcile(cause, since, depth);
     const auto missed = drain_routes(false);
     auto now = Clock::now();
     settle_.looked(now, pass.operations > 0);
@@ -259,10 +268,17 @@ void Watch::look(std::string_view cause, Clock::time_point since) {
 /// Once there has been no news for kAuditQuiet, or kAuditMax after the first.
 void Watch::look_when_quiet(std::string_view cause, Clock::time_point now) {
     last_news_ = now;
-    if (!news_.empty()) return;
-    news_ = cause;
-    first_news_ = now;
-    audit_.expires_at(now + kAuditQuiet);
+    const bool is_first = news_.empty();
+    if (is_first) {
+        news_ = cause;
+        first_news_ = now;
+    }
+    // An audit that waits for its turn does not hold up what is not answered yet.
+    if (is_first || (!only_defaults_ && audit_.expiry() > now + kAuditQuiet)) audit_at(now + kAuditQuiet);
+}
+
+void Watch::audit_at(Clock::time_point when) {
+    audit_.expires_at(when);
     audit_.async_wait([this](const boost::system::error_code& error) {
         if (!error) audit();
     });
@@ -272,11 +288,10 @@ void Watch::audit() {
     if (news_.empty()) return; // another look was first
     const auto now = Clock::now();
     const auto due = std::min(last_news_ + kAuditQuiet, first_news_ + kAuditMax);
-    if (due <= now) return look(news_, first_news_);
-    audit_.expires_at(due);
-    audit_.async_wait([this](const boost::system::error_code& error) {
-        if (!error) audit();
-    });
+    if (due > now) return audit_at(due);
+    // While one gateway follows another, each of them is answered; to tell of them all takes a look for many.
+    if (const auto wait = only_defaults_ ? audits_left_.take(now) : std::nullopt) return audit_at(now + *wait);
+    look(news_, first_news_, only_defaults_ ? Depth::defaults : Depth::usual);
 }
 
 void Watch::look_later(Clock::time_point when, std::string_view cause, Clock::time_point since) {

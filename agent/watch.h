@@ -48,7 +48,8 @@ class Watch {
         UniqueFd clock;
     };
     Watch(boost::asio::io_context& io, Agent& agent, const LinuxKernel& kernel, Monitors monitors);
-    boost::asio::awaitable<void> watch_routes();
+    void watch_routes();
+    void read_routes();
     boost::asio::awaitable<void> watch_nft();
     boost::asio::awaitable<void> watch_xfrm();
     boost::asio::awaitable<void> watch_wifi();
@@ -57,12 +58,13 @@ class Watch {
     boost::asio::awaitable<void> watch_clock();
     boost::asio::awaitable<void> watch_signals(std::function<void()> on_term, std::function<void()> on_leave);
     RouteMonitor::Drained drain_routes(bool answers);
-    void look(std::string_view cause, Clock::time_point since);
+    void look(std::string_view cause, Clock::time_point since, Depth depth = Depth::usual);
     void narrow_down();
     void widen();
     void set_filter(bool narrow);
     void look_when_quiet(std::string_view cause, Clock::time_point now);
     void audit();
+    void audit_at(Clock::time_point when);
     void look_later(Clock::time_point when, std::string_view cause, Clock::time_point since);
     void schedule_resync();
 
@@ -73,7 +75,8 @@ class Watch {
     NftMonitor nft_;
     XfrmMonitor xfrm_;
     WifiMonitor wifi_;
-    boost::asio::posix::stream_descriptor routes_fd_;
+    /// Neither a coroutine nor a type that hides its executor: a reaction waits for this one.
+    boost::asio::posix::basic_stream_descriptor<boost::asio::io_context::executor_type> routes_fd_;
     boost::asio::posix::stream_descriptor nft_fd_;
     boost::asio::posix::stream_descriptor wifi_fd_;
     boost::asio::posix::stream_descriptor cgroups_fd_;
@@ -90,6 +93,8 @@ class Watch {
     boost::asio::steady_timer flood_; ///< how long the filter stays narrow
     bool flooded_ = false;            ///< the filter is narrow for a flood, or just was
     std::size_t by_gateway_ = 0;      ///< of the news since the last look, about routes of main by a gateway
+    Budget audits_left_{4, 4};        ///< of those that are about answered defaults alone
+    bool only_defaults_ = true;       ///< that is all there has been news about since the last look
     std::string_view news_;           ///< cause of the audit; empty: none is due
     Clock::time_point first_news_{};  ///< of those that an audit is due for
     Clock::time_point last_news_{};

@@ -4,9 +4,12 @@
 
 #include "netlink/values.h"
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <linux/netlink.h>
 #include <netlink/attr.h>
 #include <netlink/msg.h>
 #include <span>
@@ -19,20 +22,21 @@ template<int Max>
 class Attributes {
   public:
     static std::optional<Attributes> parse(std::span<const std::byte> message, int header_size) {
-        // nlmsg_parse() takes no const but does not write.
-        auto* header = reinterpret_cast<nlmsghdr*>(const_cast<std::byte*>(message.data()));
+        const auto length = reinterpret_cast<const nlmsghdr*>(message.data())->nlmsg_len;
+        const auto first = static_cast<std::uint32_t>(NLMSG_LENGTH(NLMSG_ALIGN(header_size)));
+        if (length < static_cast<std::uint32_t>(NLMSG_LENGTH(header_size))) return std::nullopt;
         Attributes attributes;
-        if (nlmsg_parse(header, header_size, attributes.table_, Max, nullptr) < 0) return std::nullopt;
+        if (length > first) attributes.take(message.data() + first, length - first);
         return attributes;
     }
     static std::optional<Attributes> parse_nested(const nlattr* nested) {
         Attributes attributes;
-        if (nla_parse_nested(attributes.table_, Max, const_cast<nlattr*>(nested), nullptr) < 0) return std::nullopt;
+        attributes.take(static_cast<const std::byte*>(nla_data(nested)), static_cast<std::size_t>(nla_len(nested)));
         return attributes;
     }
-    static std::optional<Attributes> parse_bytes(void* head, int length) {
+    static std::optional<Attributes> parse_bytes(const void* head, int length) {
         Attributes attributes;
-        if (nla_parse(attributes.table_, Max, static_cast<nlattr*>(head), length, nullptr) < 0) return std::nullopt;
+        if (length > 0) attributes.take(static_cast<const std::byte*>(head), static_cast<std::size_t>(length));
         return attributes;
     }
 
@@ -71,7 +75,21 @@ class Attributes {
     }
 
   private:
-    nlattr* table_[Max + 1] = {};
+    /// By hand: a reaction waits for this. The last of a type counts; one that claims to be longer than the rest ends
+    /// it.
+    void take(const std::byte* at, std::size_t left) {
+        while (left >= sizeof(nlattr)) {
+            const auto* attribute = reinterpret_cast<const nlattr*>(at);
+            if (attribute->nla_len < sizeof(nlattr) || attribute->nla_len > left) return;
+            const int type = attribute->nla_type & NLA_TYPE_MASK;
+            if (type > 0 && type <= Max) table_[type] = attribute;
+            const auto step = std::min<std::size_t>(NLA_ALIGN(attribute->nla_len), left);
+            at += step;
+            left -= step;
+        }
+    }
+
+    const nlattr* table_[Max + 1] = {};
 };
 
 /// The fixed header behind nlmsghdr, when the message is of `type` and long enough for it.

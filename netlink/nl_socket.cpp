@@ -94,10 +94,16 @@ RequestSocket::RequestSocket(NlSocket socket)
 
 std::uint32_t RequestSocket::port() const { return nl_socket_get_local_port(socket_.get()); }
 
-Expected<RequestSocket::Answer> RequestSocket::exchange(nl_msg& request, const Visit& visit, const std::string& doing) {
-    nl_complete_msg(socket_.get(), &request);
-    unsigned sequence = nlmsg_hdr(&request)->nlmsg_seq;
-    if (nl_send(socket_.get(), &request) < 0) return system_error(errno, doing);
+Expected<RequestSocket::Answer> RequestSocket::exchange(nlmsghdr& request, const Visit& visit,
+                                                        const std::string& doing) {
+    const std::uint32_t sequence = ++sequence_;
+    request.nlmsg_flags |= NLM_F_REQUEST; // what libnl builds for rules has not got it
+    request.nlmsg_seq = sequence;
+    request.nlmsg_pid = port();
+    constexpr sockaddr_nl kKernel{.nl_family = AF_NETLINK, .nl_pad = 0, .nl_pid = 0, .nl_groups = 0};
+    if (sendto(nl_socket_get_fd(socket_.get()), &request, request.nlmsg_len, 0,
+               reinterpret_cast<const sockaddr*>(&kKernel), sizeof kKernel) < 0)
+        return system_error(errno, doing);
     auto fail = [&](int error) {
         drop_unread(socket_.get(), buffer_);
         return system_error(error, doing);
@@ -135,7 +141,11 @@ Expected<RequestSocket::Answer> RequestSocket::exchange(nl_msg& request, const V
 }
 
 Expected<void> RequestSocket::ask(nl_msg& request, const Visit& visit, const std::string& doing) {
-    nlmsg_hdr(&request)->nlmsg_flags |= NLM_F_ACK; // so that every answer has an end
+    return ask(*nlmsg_hdr(&request), visit, doing);
+}
+
+Expected<void> RequestSocket::ask(nlmsghdr& request, const Visit& visit, const std::string& doing) {
+    request.nlmsg_flags |= NLM_F_ACK; // so that every answer has an end
     auto answer = exchange(request, visit, doing);
     if (!answer) return tl::make_unexpected(answer.error());
     if (answer->failure) return system_error(answer->failure, doing, std::move(answer->reason));
@@ -147,8 +157,7 @@ Expected<void> RequestSocket::dump(nl_msg& request, const std::function<void()>&
     nlmsg_hdr(&request)->nlmsg_flags |= NLM_F_DUMP;
     for (int attempt = 0; attempt < kDumpAttempts; ++attempt) {
         begin();
-        nlmsg_hdr(&request)->nlmsg_seq = NL_AUTO_SEQ;
-        auto answer = exchange(request, visit, doing);
+        auto answer = exchange(*nlmsg_hdr(&request), visit, doing);
         if (!answer) return tl::make_unexpected(answer.error());
         if (answer->failure) return system_error(answer->failure, doing, std::move(answer->reason));
         if (!answer->interrupted) return {};

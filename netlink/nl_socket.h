@@ -55,6 +55,8 @@ class RequestSocket {
     using Visit = std::function<void(std::span<const std::byte> message)>;
     /// Sends and shows every message of the answer, but its last, to `visit`. An answer that takes 5 s is an error.
     Expected<void> ask(nl_msg& request, const Visit& visit, const std::string& doing);
+    /// The same of a request that is built elsewhere, with its whole length behind the header.
+    Expected<void> ask(nlmsghdr& request, const Visit& visit, const std::string& doing);
     /// What `convert` makes of the messages of a dump, which is taken again when the kernel's state changed under it.
     template<typename T, typename Convert>
     Expected<std::vector<T>> dump(nl_msg& request, const Convert& convert, const std::string& doing) {
@@ -85,8 +87,9 @@ class RequestSocket {
     }
     Expected<void> dump(nl_msg& request, const std::function<void()>& begin, const Visit& visit,
                         const std::string& doing);
-    Expected<Answer> exchange(nl_msg& request, const Visit& visit, const std::string& doing);
+    Expected<Answer> exchange(nlmsghdr& request, const Visit& visit, const std::string& doing);
     NlSocket socket_;
+    std::uint32_t sequence_ = 0; ///< of the last request
     std::vector<std::byte> buffer_;
 };
 

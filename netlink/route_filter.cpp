@@ -21,6 +21,7 @@ constexpr std::uint32_t behind_nlmsghdr(std::size_t offset) {
     return static_cast<std::uint32_t>(NLMSG_HDRLEN + offset);
 }
 constexpr std::uint32_t kType = offsetof(nlmsghdr, nlmsg_type);
+constexpr std::uint32_t kPort = offsetof(nlmsghdr, nlmsg_pid);
 constexpr std::uint32_t kNeighbourState = NLMSG_HDRLEN + offsetof(ndmsg, ndm_state);
 constexpr std::uint32_t kFamily = NLMSG_HDRLEN + offsetof(rtmsg, rtm_family);
 constexpr std::uint32_t kLength = NLMSG_HDRLEN + offsetof(rtmsg, rtm_dst_len);
@@ -85,6 +86,10 @@ std::uint16_t type(int message) { return htons(static_cast<std::uint16_t>(messag
 
 std::vector<sock_filter> to_program(const RouteFilter& filter) {
     Program program;
+    if (filter.own_port) {
+        program.load32(kPort);
+        program.if_equal(htonl(filter.own_port), kDrop);
+    }
     program.load16(kType);
     const std::size_t to_added = program.jump_if(type(RTM_NEWROUTE));
     const std::size_t to_deleted = program.jump_if(type(RTM_DELROUTE));

@@ -6,6 +6,7 @@
 #include "netlink/error.h"
 #include "netlink/values.h"
 
+#include <cstdint>
 #include <linux/filter.h>
 #include <vector>
 
@@ -14,6 +15,8 @@ namespace novpn {
 /// What matters beside links, addresses, rules, next hops and the routes that are short enough to be about the
 /// internet.
 struct RouteFilter {
+    /// What requests from this netlink port bring about is of no news to who made them; 0: nobody's.
+    std::uint32_t own_port = 0;
     std::vector<TableId> tables; ///< whose routes matter as main's do; none: all
     /// In a flood: of main, only the routes without a gateway and those about the internet.
     bool narrow = false;

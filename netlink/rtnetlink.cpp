@@ -288,24 +288,40 @@ NlMessage take(int error, nl_msg* message) {
 
 namespace {
 
-void put(nl_msg& message, int attribute, const address& a) {
-    int failed = 0;
-    if (a.is_v4()) {
-        const auto bytes = a.to_v4().to_bytes();
-        failed = nla_put(&message, attribute, bytes.size(), bytes.data());
-    } else {
-        const auto bytes = a.to_v6().to_bytes();
-        failed = nla_put(&message, attribute, bytes.size(), bytes.data());
+/// RTM_NEWROUTE, built in place: this is what a reaction waits for, and libnl's objects cost more than the kernel's
+/// whole answer.
+class RouteRequest {
+  public:
+    RouteRequest(const rtmsg& route, int flags) {
+        nlmsghdr& head = header();
+        head.nlmsg_len = NLMSG_LENGTH(sizeof route);
+        head.nlmsg_type = RTM_NEWROUTE;
+        head.nlmsg_flags = static_cast<std::uint16_t>(NLM_F_REQUEST | flags);
+        std::memcpy(NLMSG_DATA(&head), &route, sizeof route);
     }
-    if (failed < 0) throw std::bad_alloc();
-}
+    nlmsghdr& header() { return *reinterpret_cast<nlmsghdr*>(bytes_.data()); }
 
-void put(nl_msg& message, int attribute, std::uint32_t value) {
-    if (nla_put_u32(&message, attribute, value) < 0) throw std::bad_alloc();
-}
+    void put(unsigned short attribute, const void* data, std::size_t size) {
+        nlmsghdr& head = header();
+        const rtattr fixed{.rta_len = static_cast<unsigned short>(RTA_LENGTH(size)), .rta_type = attribute};
+        std::byte* at = bytes_.data() + NLMSG_ALIGN(head.nlmsg_len);
+        std::memcpy(at, &fixed, sizeof fixed);
+        std::memcpy(at + RTA_LENGTH(0), data, size);
+        head.nlmsg_len = static_cast<std::uint32_t>(NLMSG_ALIGN(head.nlmsg_len) + RTA_ALIGN(fixed.rta_len));
+    }
+    void put(unsigned short attribute, std::uint32_t value) { put(attribute, &value, sizeof value); }
+    void put(unsigned short attribute, const address& a) {
+        const auto write = [&](const auto& bytes) { put(attribute, bytes.data(), bytes.size()); };
+        a.is_v4() ? write(a.to_v4().to_bytes()) : write(a.to_v6().to_bytes());
+    }
+
+  private:
+    /// Headers, four numbers, three IPv6 addresses and a via are less.
+    alignas(nlmsghdr) std::array<std::byte, 192> bytes_{};
+};
 
 /// RTA_VIA: a gateway of the other family (RFC 5549), struct rtvia {family, address}.
-void put_via(nl_msg& message, const address& gateway) {
+void put_via(RouteRequest& message, const address& gateway) {
     std::array<unsigned char, sizeof(std::uint16_t) + 16> via{};
     const auto family = static_cast<std::uint16_t>(to_af(family_of(gateway)));
     std::memcpy(via.data(), &family, sizeof family);
@@ -314,11 +330,10 @@ void put_via(nl_msg& message, const address& gateway) {
         return sizeof family + bytes.size();
     };
     const std::size_t size = gateway.is_v4() ? write(gateway.to_v4().to_bytes()) : write(gateway.to_v6().to_bytes());
-    if (nla_put(&message, RTA_VIA, static_cast<int>(size), via.data()) < 0) throw std::bad_alloc();
+    message.put(RTA_VIA, via.data(), size);
 }
 
-/// By hand: this is what a reaction waits for, and libnl's objects cost more than the kernel's whole answer.
-NlMessage to_request(const Route& route, int flags) {
+RouteRequest to_request(const Route& route, int flags) {
     const unsigned length = route.destination.length;
     rtmsg header{};
     header.rtm_family = static_cast<unsigned char>(to_af(family_of(route)));
@@ -328,18 +343,17 @@ NlMessage to_request(const Route& route, int flags) {
     header.rtm_scope = route.scope;
     header.rtm_type = to_rtn(route.type);
     if (route.onlink) header.rtm_flags = RTNH_F_ONLINK;
-    NlMessage request = make_request(RTM_NEWROUTE, header);
-    nlmsg_hdr(request.get())->nlmsg_flags |= static_cast<std::uint16_t>(flags);
-    put(*request, RTA_TABLE, route.table.value);
-    if (length) put(*request, RTA_DST, route.destination.network);
-    if (route.metric) put(*request, RTA_PRIORITY, route.metric);
-    if (route.source) put(*request, RTA_PREFSRC, *route.source);
+    RouteRequest request(header, flags);
+    request.put(RTA_TABLE, route.table.value);
+    if (length) request.put(RTA_DST, route.destination.network);
+    if (route.metric) request.put(RTA_PRIORITY, route.metric);
+    if (route.source) request.put(RTA_PREFSRC, *route.source);
     if (route.type != RouteType::unicast) return request;
-    put(*request, RTA_OIF, route.link.value);
+    request.put(RTA_OIF, route.link.value);
     if (route.gateway && family_of(*route.gateway) == family_of(route))
-        put(*request, RTA_GATEWAY, *route.gateway);
+        request.put(RTA_GATEWAY, *route.gateway);
     else if (route.gateway)
-        put_via(*request, *route.gateway);
+        put_via(request, *route.gateway);
     return request;
 }
 
@@ -348,8 +362,8 @@ NlMessage to_request(const Route& route, int flags) {
 Expected<void> RouteSocket::replace(const Route& route) {
     bool beside_others = family_of(route) == Family::ipv6 && !is_default(route);
     // With EXCL the kernel refuses a second link's route of the same prefix and metric; without it, an equal one only.
-    NlMessage request = to_request(route, NLM_F_CREATE | (beside_others ? NLM_F_APPEND : NLM_F_REPLACE));
-    auto done = acknowledge(*request, {});
+    RouteRequest request = to_request(route, NLM_F_CREATE | (beside_others ? NLM_F_APPEND : NLM_F_REPLACE));
+    auto done = requests_.ask(request.header(), [](std::span<const std::byte>) {}, {});
     if (done || (beside_others && done.error().code == std::errc::file_exists)) return {};
     done.error().doing = fmt::format("adding route {}", to_string(route, {}));
     return done;
@@ -516,8 +530,9 @@ void RouteMonitor::take(Drained& drained, const nlmsghdr& message, const std::se
         can_wait = change && on_default(*change);
     } else if (is_default) {
         can_wait = false;
-    } else if (can_wait && is_by_gateway(message, route)) {
-        ++drained.by_gateway;
+    } else if (can_wait) {
+        drained.other_routes = true;
+        if (is_by_gateway(message, route)) ++drained.by_gateway;
     }
     std::string_view& kind = can_wait ? drained.later : drained.cause;
     if (kind.empty()) kind = cause_of(route, added);

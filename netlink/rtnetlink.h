@@ -97,6 +97,7 @@ class RouteMonitor {
         std::string_view later;     ///< to look when it is quiet
         bool overrun = false;       ///< ENOBUFS: notifications were lost
         std::size_t by_gateway = 0; ///< routes of main that a narrow filter leaves out
+        bool other_routes = false;  ///< `later` is about routes of main that are no defaults, too
         bool flooded = false;       ///< by those: more is queued, to be read with a narrow filter
     };
     /// Routes by a gateway that one drain reads at most.

@@ -4,6 +4,7 @@
 #include "tests/support/fake_kernel.h"
 
 #include <gtest/gtest.h>
+#include <random>
 
 namespace novpn::test {
 
@@ -52,6 +53,68 @@ class MirrorTest : public testing::Test {
     IfIndex wlan0;
     std::optional<Agent> agent;
 };
+
+/// One link that may be the uplink, a tunnel, and whatever defaults come and go.
+TEST(MirrorReply, SaysWhatTheWholeDecisionWouldSay) {
+    std::mt19937 random(1);
+    const auto any_of = [&](std::size_t count) {
+        return std::uniform_int_distribution<std::size_t>(0, count - 1)(random);
+    };
+    constexpr IfIndex kWlan0{2}, kEth0{3}, kTun0{4};
+    int quick = 0, answers = 0;
+    for (int round = 0; round < 400; ++round) {
+        Observed observed;
+        observed.links = {{.index = kWlan0, .name = "wlan0", .up = true, .carrier = true},
+                          {.index = kEth0, .name = "eth0", .up = true, .carrier = round % 8 == 0},
+                          {.index = kTun0, .name = "tun0", .kind = "tun", .up = true, .carrier = true}};
+        observed.addresses = {{.link = kWlan0, .local = ip("192.168.10.50"), .prefix_length = 24},
+                              {.link = kWlan0, .local = ip("192.168.10.51"), .prefix_length = 28},
+                              {.link = kEth0, .local = ip("192.168.20.50"), .prefix_length = 24},
+                              {.link = kTun0, .local = ip("10.8.0.2"), .prefix_length = 24},
+                              {.link = kWlan0, .local = ip("fe80::50"), .prefix_length = 64},
+                              {.link = kWlan0, .local = ip("2001:db8:a::50"), .prefix_length = 64}};
+        Config config;
+        Desired desired;
+        for (const auto& [gateway, metric] : {std::pair{"192.168.10.1", 0u}, std::pair{"fe80::1", 1024u}})
+            desired.routes.push_back({.table = config.classes.front().table,
+                                      .destination = any_prefix(family_of(ip(gateway))),
+                                      .metric = metric,
+                                      .gateway = ip(gateway),
+                                      .link = kWlan0,
+                                      .protocol = kNovpnProtocol});
+        desired.nft.classes = {{.name = "novpn", .links = {kWlan0, kEth0}}};
+        Mirror mirror;
+        Memory memory;
+        mirror.reflect(observed, desired, false);
+        mirror.prepare(config, memory);
+        mirror.trust();
+        for (int step = 0; step < 12 && mirror.is_trusted(); ++step) {
+            constexpr const char* kGateways[] = {"192.168.10.1", "192.168.10.60", "192.168.10.254", "192.168.20.1",
+                                                 "fe80::1",      "fe80::2",       "2001:db8:a::1",  "2001:db8:b::1"};
+            constexpr IfIndex kOften[] = {kWlan0, kWlan0, kWlan0, kEth0, kTun0};
+            const address gateway = ip(kGateways[any_of(std::size(kGateways))]);
+            Route route{.destination = any_prefix(family_of(gateway)),
+                        .metric = static_cast<std::uint32_t>(any_of(3) * 100),
+                        .gateway = gateway,
+                        .link = kOften[any_of(std::size(kOften))]};
+            if (any_of(4) == 0) route.protocol = Protocol{9};
+            if (any_of(4) == 0 && gateway.is_v4()) route.source = ip("192.168.10.51");
+            if (any_of(8) == 0) route.onlink = true;
+            if (!mirror.take({.added = true, .replaces = true, .hops = {route}})) break;
+            Memory of_reply = memory;
+            const auto reply = mirror.reply_to(route, of_reply);
+            const auto whole = defaults_to_replace(mirror, family_of(gateway), config, memory);
+            if (reply) {
+                EXPECT_EQ(reply, whole);
+                EXPECT_EQ(of_reply, memory);
+            }
+            quick += reply.has_value();
+            answers += whole && !whole->empty();
+            for (const Route& own : whole.value_or(std::vector<Route>{})) mirror.take(own);
+        }
+    }
+    EXPECT_GT(quick, answers / 3) << "what is the most frequent";
+}
 
 } // namespace
 
