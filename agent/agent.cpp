@@ -1,5 +1,6 @@
 #include "agent/agent.h"
 
+#include "agent/apply.h"
 #include "agent/explain.h"
 #include "agent/log.h"
 
@@ -60,19 +61,6 @@ constexpr const char* kRivalWarning = "rival_rule";
 /// Begins the code of the warning that a site's unit was not started.
 constexpr const char* kUnitWarning = "unit ";
 
-/// A batch is many lines of nft; the log has one.
-std::string first_line(std::string text) {
-    if (auto end = text.find('\n'); end != std::string::npos) text = text.substr(0, end) + " …";
-    return text;
-}
-
-/// Marks at birth and redirects: dispensable where the kernel refuses them, and put back where it does not.
-bool is_of_bpf(const Operation& operation) {
-    return std::holds_alternative<PinBirthMark>(operation) || std::holds_alternative<AttachBirthMark>(operation) ||
-           std::holds_alternative<PinRedirect>(operation) || std::holds_alternative<SetResolvers>(operation) ||
-           std::holds_alternative<AttachRedirect>(operation);
-}
-
 /// A program for a cgroup of others: one that has ended and come back since its news was read looks as it did, and has
 /// no program any more.
 bool is_for_cgroup_of_others(const Operation& operation, const Observed& observed) {
@@ -81,95 +69,10 @@ bool is_for_cgroup_of_others(const Operation& operation, const Observed& observe
     return attach && observed.others.contains(attach->cgroup);
 }
 
-struct Applied {
-    std::vector<std::string> operations; ///< as their text
-    bool bpf_refused = false;
-    std::optional<Error> failure; ///< the first
-    bool missed = false;          ///< something dispensable failed that may work in a moment
-};
-
-/// How what is done is told.
-struct Telling {
-    LogFields fields; ///< of every line
-    const Config* config = nullptr;
-    std::optional<Clock::time_point> since; ///< the notification that this is the reaction to
-    LogTone tone = LogTone::info;
-};
-
-/// The class that an operation is for; empty for what all of them share.
-std::string class_of(const Operation& operation, const Config& config) {
-    auto by = [&](auto member, const auto& value) {
-        auto found = std::ranges::find(config.classes, value, member);
-        return found == config.classes.end() ? std::string() : found->name;
-    };
-    return std::visit(
-        [&](const auto& what) {
-            if constexpr (requires { what.class_name; })
-                return what.class_name;
-            else if constexpr (requires { what.route.table; })
-                return by(&ClassConfig::table, what.route.table);
-            else if constexpr (requires { what.rule.mark; })
-                return what.rule.mark ? by(&ClassConfig::mark, *what.rule.mark)
-                                      : by(&ClassConfig::table, what.rule.table);
-            else
-                return std::string();
-        },
-        operation);
-}
-
-/// The kernel's, or this process's, shortage of a moment, and not what the operation asks for.
-bool is_passing(std::error_code code) {
-    constexpr std::errc kPassing[] = {std::errc::no_buffer_space,
-                                      std::errc::not_enough_memory,
-                                      std::errc::interrupted,
-                                      std::errc::device_or_resource_busy,
-                                      std::errc::resource_unavailable_try_again,
-                                      std::errc::timed_out,
-                                      std::errc::bad_message,
-                                      std::errc::too_many_files_open,
-                                      std::errc::too_many_files_open_in_system};
-    return std::ranges::any_of(kPassing, [&](std::errc passing) { return code == passing; });
-}
-
 /// More routes than this are not dumped for the sake of a default: a dump of as many takes a third of a millisecond.
 constexpr std::ptrdiff_t kLargeMain = 1000;
 
 constexpr auto kAnotherTry = std::chrono::seconds(1);
-
-/// Applies in order. Stops at a failure, since what follows leans on what came before; `to_the_end`: on the way out.
-Applied apply_all(Kernel& kernel, const Plan& plan, const Observed& observed, std::string_view cause,
-                  Telling telling = {}, bool to_the_end = false) {
-    Applied applied;
-    telling.fields.event = "operation";
-    telling.fields.cause = cause;
-    for (const Operation& operation : plan) {
-        std::string text = first_line(to_string(operation, observed));
-        auto done = kernel.apply(operation);
-        if (telling.config) telling.fields.class_name = class_of(operation, *telling.config);
-        if (telling.since)
-            telling.fields.reaction =
-                std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - *telling.since);
-        if (done) {
-            log_line(telling.tone, fmt::format("{}: {}", cause, text), telling.fields);
-            applied.operations.push_back(std::move(text));
-            continue;
-        }
-        // An app has ended since the look: its end is told, and needs no word.
-        const bool attaches =
-            std::holds_alternative<AttachBirthMark>(operation) || std::holds_alternative<AttachRedirect>(operation);
-        const bool has_ended = attaches && done.error().code == std::errc::no_such_file_or_directory;
-        log_line(has_ended ? LogTone::debug : LogTone::warning,
-                 fmt::format("{}: {}: {}", cause, text, to_string(done.error())), telling.fields);
-        applied.bpf_refused = applied.bpf_refused || is_of_bpf(operation);
-        if (is_dispensable(operation)) {
-            applied.missed = applied.missed || is_passing(done.error().code);
-            continue;
-        }
-        if (!applied.failure) applied.failure = done.error();
-        if (!to_the_end) break;
-    }
-    return applied;
-}
 
 /// Of the lines of a pass. The uplink is the one of IPv4, or of IPv6 where there is none.
 LogFields fields_of(const Desired& desired) {
@@ -181,30 +84,7 @@ LogFields fields_of(const Desired& desired) {
     return fields;
 }
 
-/// The users and destinations that the class had and has no more.
-ClassDecision selectors_gone(const ClassDecision& before, const ClassDecision* now) {
-    ClassDecision gone;
-    for (std::uint32_t uid : before.users)
-        if (!now || !now->users.contains(uid)) gone.users.insert(uid);
-    for (const Prefix& prefix : before.destinations) {
-        auto covers = [&](const Prefix& other) { return contains(other, prefix); };
-        if (!now || std::ranges::none_of(now->destinations, covers)) gone.destinations.push_back(prefix);
-    }
-    return gone;
-}
-
 } // namespace
-
-std::optional<Clock::duration> Budget::take(Clock::time_point now) {
-    now = std::max(now, last_); // a call may come between a notification and the pass that it causes
-    std::chrono::duration<double> elapsed = now - last_;
-    tokens_ = std::min(burst_, tokens_ + elapsed.count() * per_second_);
-    last_ = now;
-    if (tokens_ < 1)
-        return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>((1 - tokens_) / per_second_));
-    tokens_ -= 1;
-    return std::nullopt;
-}
 
 Agent::Agent(Kernel& kernel, Config config, AgentSetup setup)
     : kernel_(kernel)
@@ -247,73 +127,6 @@ Expected<Observed> Agent::look(Depth depth) {
     observed->name_servers = name_servers_;
     observed->heard = heard_;
     return observed;
-}
-
-void Agent::ask_about_users(const std::set<uid_t>& managers) {
-    std::erase_if(users_, [&](const auto& user) { return !managers.contains(user.first); });
-    for (uid_t uid : managers) {
-        auto [user, is_new] = users_.try_emplace(uid);
-        if (is_new && setup_.is_allowed) user->second = setup_.is_allowed(uid, config_.allow);
-    }
-}
-
-std::set<uid_t> Agent::allowed_users() const {
-    std::set<uid_t> allowed;
-    for (const auto& [uid, answer] : users_)
-        if (answer.value_or(false)) allowed.insert(uid);
-    return allowed;
-}
-
-bool Agent::heard_of_user(uid_t uid, bool allowed) {
-    auto user = users_.find(uid);
-    if (user == users_.end()) return false; // logged out since
-    const bool changes = user->second.value_or(false) != allowed;
-    user->second = allowed;
-    return changes;
-}
-
-void Agent::forget_refused_users() {
-    std::erase_if(users_, [](const auto& user) { return user.second == false; });
-}
-
-bool Agent::heard_of_cgroups(const SeenCgroups& seen, std::string_view cause) {
-    if (released_ || !desired_ || (!uses_class_slices() && !selects_cgroups(config_))) return false;
-    ask_about_users(managers_in(seen));
-    std::map<std::string, MatchedCgroup> before;
-    for (const auto& [_, decision] : desired_->classes) before.insert(decision.matched.begin(), decision.matched.end());
-    auto now = matched_cgroups(config_at(desired_->site, desired_->place), seen, allowed_users(), uses_class_slices());
-    std::erase_if(now, [&](const auto& found) {
-        auto of_class = desired_->classes.find(found.second.class_name);
-        return of_class != desired_->classes.end() && of_class->second.state == ClassState::off;
-    });
-    if (!incomplete_ && now != before) take_in(now, seen, cause);
-    return incomplete_ || now != before;
-}
-
-/// Ahead of the look, which audits it and does the rest: it adds to what stands, and what is not as it was refuses.
-void Agent::take_in(const std::map<std::string, MatchedCgroup>& matched, const SeenCgroups& seen,
-                    std::string_view cause) {
-    std::set<std::uint64_t> known;
-    for (const auto& [_, decision] : desired_->classes)
-        for (const auto& [path, member] : decision.matched) known.insert(member.id);
-    ElementChange change;
-    Plan births;
-    for (const auto& [path, member] : matched) {
-        const unsigned level = cgroup_level(path);
-        if (known.contains(member.id) || !desired_->nft.levels.contains(level)) continue;
-        if (!desired_->classes.contains(member.class_name)) continue; // of a config that no pass has seen yet
-        change.members_to_add.insert({member.class_name, level, member.id});
-        if (!desired_->birth_marks.contains(member.class_name)) continue;
-        births.push_back(AttachBirthMark{member.class_name, path});
-        if (desired_->redirects.contains(member.class_name)) births.push_back(AttachRedirect{member.class_name, path});
-        attached_.insert(path);
-    }
-    if (is_empty(change)) return;
-    Plan plan{ChangeElements{change}};
-    plan.insert(plan.end(), births.begin(), births.end());
-    shown_.others = seen;
-    Applied applied = apply_all(kernel_, plan, shown_, cause);
-    taken_in_.insert(taken_in_.end(), applied.operations.begin(), applied.operations.end());
 }
 
 /// Whether main's defaults, as the mirror has them, leave the laptop where it was. A gateway and a domain tell of them.
@@ -611,117 +424,6 @@ std::optional<Clock::duration> Agent::limit_moves(const Observed& observed, Desi
             "what it leads astray.",
             to_string(rival->family), to_string(*rival), owner_of(*rival));
     return wait;
-}
-
-/// Cgroups of others that were in the class and are not any more, with all below them, but for those in there that a
-/// class still has.
-std::set<std::uint64_t> Agent::ids_that_leave(const ClassDecision& before, const Desired& after) {
-    auto stays = [&](const std::string& path) {
-        return std::ranges::any_of(after.classes, [&](const auto& now) {
-            return now.second.mark == before.mark && now.second.matched.contains(path);
-        });
-    };
-    std::set<std::uint64_t> leaving;
-    for (const auto& [path, _] : before.matched)
-        if (!stays(path)) leaving.merge(kernel_.cgroup_ids(path));
-    if (leaving.empty()) return leaving;
-    for (const auto& [_, now] : after.classes)
-        for (const auto& [path, matched] : now.matched)
-            if (leaving.contains(matched.id) && (now.mark != before.mark || before.matched.contains(path)))
-                for (std::uint64_t id : kernel_.cgroup_ids(path)) leaving.erase(id);
-    return leaving;
-}
-
-/// Of classes that were on and are not any more, and of selectors that a class has no more: members leave them without
-/// moving. While the site is not known yet a class that is off may be on again in a moment: its flows wait, held by
-/// the guard, and end once it is known that they have to.
-Plan Agent::sockets_to_end(const Desired& after) {
-    if (!after.site.known) return {};
-    std::set<std::uint64_t> cgroups;
-    std::set<std::uint32_t> classids;
-    std::vector<ClassDecision> selectors; // those that are gone
-    for (const auto& [name, before] : classes_left_) {
-        auto now = after.classes.find(name);
-        bool goes_on = now != after.classes.end() && now->second.state != ClassState::off &&
-                       now->second.mark == before.mark; // with another mark its open flows are nobody's
-        bool leaves = before.state != ClassState::off && !goes_on;
-        if (before.on_leave != OnLeave::end) continue;
-        if (leaves) cgroups.merge(kernel_.cgroup_ids(before.cgroup));
-        // With another class id the members stay, and have it from now on.
-        if (before.classid && before.state != ClassState::off && (leaves || !now->second.classid))
-            classids.insert(*before.classid);
-        cgroups.merge(ids_that_leave(before, after));
-        if (before.state != ClassState::off)
-            selectors.push_back(selectors_gone(before, goes_on ? &now->second : nullptr));
-    }
-    std::erase_if(selectors, [](const ClassDecision& gone) { return gone.users.empty() && gone.destinations.empty(); });
-    Plan plan;
-    if (cgroups.empty() && classids.empty() && selectors.empty()) return plan;
-    auto sockets = kernel_.sockets();
-    if (!sockets) {
-        spdlog::warn("ending the sockets of a class that is off: {}", to_string(sockets.error()));
-        return plan;
-    }
-    for (const OpenSocket& socket : *sockets) {
-        auto is_selected = [&](const ClassDecision& gone) { return selects(gone, socket); };
-        bool ends = cgroups.contains(socket.cgroup_id) || classids.contains(socket.classid) ||
-                    std::ranges::any_of(selectors, is_selected);
-        if (ends && leaves_this_machine(socket)) plan.push_back(EndSocket{socket});
-    }
-    return plan;
-}
-
-/// What follows an address that has gone, such as the next one, is answered first.
-constexpr auto kAfterTheNews = std::chrono::milliseconds(20);
-
-/// Once after each time that an address has gone or a class goes another way: as soon as there is a way out, and else a
-/// moment later.
-Plan Agent::flows_gone_stale(const Observed& observed, const Desired& desired, Clock::time_point now) {
-    moved_.merge(families_moved(observed, desired, addresses_, desired_ ? &*desired_ : nullptr));
-    gone_.merge(addresses_gone(observed, addresses_));
-    addresses_.clear();
-    for (const Address& a : observed.addresses) addresses_.insert(a.local);
-    std::erase_if(gone_, [&](const address& a) { return addresses_.contains(a); });
-    // What is older than all steering is nobody's flow of ours.
-    if (!desired_ && !observed.nft.present) moved_.clear();
-    auto is_due = [&](Family family) {
-        return std::ranges::any_of(desired.classes, [&](const auto& c) { return has_way_out(c.second, family); });
-    };
-    const bool has_moved = std::erase_if(moved_, is_due) != 0;
-    if (gone_.empty() || !config_.sockets.destroy_stale) {
-        gone_.clear();
-        gone_at_.reset();
-    } else if (!gone_at_) {
-        gone_at_ = now;
-        if (setup_.wake_at) setup_.wake_at(now + kAfterTheNews);
-    }
-    const bool waits_no_longer = gone_at_ && now - *gone_at_ >= kAfterTheNews;
-    if ((!has_moved && !waits_no_longer) || !config_.sockets.destroy_stale) return {};
-    // Both dumps walk the whole machine's hash tables, which takes milliseconds. Counted first: a flow that begins
-    // meanwhile makes another count. It counts neither sockets that only listened nor DNS by the VPN: those of an
-    // address that has gone are looked for when it is quiet.
-    std::optional<FlowsBegun> begun;
-    if (auto packets = kernel_.packets()) begun = flows_begun(*packets, desired);
-    if (begun && begun == no_flows_since_ && !waits_no_longer) return {};
-    no_flows_since_.reset();
-    auto sockets = kernel_.sockets();
-    if (!sockets) {
-        spdlog::warn("looking for sockets whose address is gone: {}", to_string(sockets.error()));
-        return {};
-    }
-    OpenFlows flows{.sockets = std::move(*sockets), .connections = {}, .cgroups = {}, .gone = std::exchange(gone_, {})};
-    gone_at_.reset();
-    if (auto connections = kernel_.connections())
-        flows.connections = std::move(*connections);
-    else
-        spdlog::warn("looking for stale connections: {}, ignoring", to_string(connections.error()));
-    for (const auto& [name, decision] : desired.classes) {
-        auto& ids = flows.cgroups[name];
-        ids = kernel_.cgroup_ids(decision.cgroup);
-        for (const auto& [path, _] : decision.matched) ids.merge(kernel_.cgroup_ids(path));
-    }
-    if (!has_flows_of_members(flows, desired)) no_flows_since_ = std::move(begun);
-    return stale_flows(flows, observed, desired);
 }
 
 /// Says what is decided otherwise than before, and returns it.

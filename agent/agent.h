@@ -1,14 +1,15 @@
 // The agent: looks at the kernel, decides, and applies the difference; and answers control. One thread; knows nothing
-// of sockets, signals or timers: those are watch.h, which says when to look. The loop is agent.cpp, the answers to
-// control are agent_service.cpp.
+// of sockets, signals or timers: those are watch.h, which says when to look. The loop is agent.cpp, who the members are
+// and which of their sockets end agent_members.cpp, the answers to control agent_service.cpp.
 #pragma once
 
+#include "agent/budget.h"
+#include "agent/control/service.h"
 #include "agent/inquiry.h"
 #include "agent/kernel.h"
 #include "agent/log.h"
 #include "agent/mirror.h"
 #include "agent/passage.h"
-#include "agent/service.h"
 #include "agent/settle.h"
 #include "agent/stale.h"
 #include "agent/status.h"
@@ -50,24 +51,6 @@ struct AgentSetup {
     std::function<void(const std::string&)> start_unit; ///< asks systemd; returns at once, heard_of_unit() comes later
     /// Whether the apps of a user are to be matched: nothing where that takes time, and heard_of_user() comes later.
     std::function<std::optional<bool>(uid_t, const Allow&)> is_allowed;
-};
-
-/// What someone else makes us do again and again: a burst, then so often a second. A rival that does the same would
-/// win nothing, and the machine stays usable.
-class Budget {
-  public:
-    Budget(double burst, double per_second)
-        : burst_(burst)
-        , per_second_(per_second)
-        , tokens_(burst) {}
-    /// Nothing when it may be done now, else how long to wait.
-    std::optional<Clock::duration> take(Clock::time_point now);
-
-  private:
-    double burst_;
-    double per_second_;
-    double tokens_;
-    Clock::time_point last_{};
 };
 
 class Agent : public Service {

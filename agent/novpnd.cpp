@@ -1,6 +1,6 @@
 // novpnd: the agent as a program. Arguments, the order of start and stop, readiness, exit status.
 
-#include "agent/control.h"
+#include "agent/control/control.h"
 #include "agent/linux_kernel.h"
 #include "agent/lock.h"
 #include "agent/log.h"

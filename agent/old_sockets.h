@@ -1,7 +1,7 @@
 // Sockets that keep the path they began on, as replies name them.
 #pragma once
 
-#include "agent/service.h"
+#include "agent/control/service.h"
 #include "netlink/sockets.h"
 
 #include <boost/json/array.hpp>

@@ -1,6 +1,6 @@
 #include "agent/standalone.h"
 
-#include "agent/accounts.h"
+#include "agent/control/accounts.h"
 #include "agent/linux_kernel.h"
 #include "agent/lock.h"
 #include "agent/setup.h"

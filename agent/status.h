@@ -2,8 +2,8 @@
 // visible_processes().
 #pragma once
 
+#include "agent/control/service.h"
 #include "agent/decide.h"
-#include "agent/service.h"
 
 #include <boost/json/object.hpp>
 #include <chrono>

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "agent/agent.h"
+#include "agent/budget.h"
 #include "agent/unique_fd.h"
 #include "netlink/nl80211.h"
 #include "netlink/rtnetlink.h"

@@ -2,8 +2,8 @@
 // Refuses a socket that somebody else than root or the caller itself listens on.
 #pragma once
 
+#include "agent/control/varlink.h"
 #include "agent/unique_fd.h"
-#include "agent/varlink.h"
 #include "netlink/error.h"
 
 #include <boost/json/object.hpp>

@@ -1,6 +1,6 @@
 // Any calls of root, whom no right keeps from any method, are answered by whole replies.
-#include "agent/exchange.h"
-#include "agent/methods.h"
+#include "agent/control/exchange.h"
+#include "agent/control/methods.h"
 #include "agent/spawn.h"
 #include "tests/fuzz/fuzz.h"
 

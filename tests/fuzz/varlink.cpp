@@ -1,6 +1,6 @@
 // Any bytes as a stream of Varlink: messages are cut the same wherever the stream is broken, and a call comes back as
 // it was written. What the agent answers is exchange.cpp's.
-#include "agent/varlink.h"
+#include "agent/control/varlink.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <algorithm>

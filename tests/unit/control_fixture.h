@@ -3,8 +3,8 @@
 #pragma once
 
 #include "agent/cli/client.h"
-#include "agent/control.h"
-#include "agent/varlink.h"
+#include "agent/control/control.h"
+#include "agent/control/varlink.h"
 
 #include <array>
 #include <boost/asio/post.hpp>

@@ -1,9 +1,9 @@
 // What hostile clients can do to the agent, which is: nothing to others.
 #include "tests/unit/control_fixture.h"
 
+#include "agent/control/statuses.h"
+#include "agent/control/turns.h"
 #include "agent/spawn.h"
-#include "agent/statuses.h"
-#include "agent/turns.h"
 
 #include <algorithm>
 #include <boost/asio/use_awaitable.hpp>

@@ -1,7 +1,7 @@
 // Monitor: what a watcher is told, and what one that does not read costs.
 #include "tests/unit/control_fixture.h"
 
-#include "agent/events.h"
+#include "agent/control/events.h"
 
 #include <sys/resource.h>
 

@@ -1,6 +1,6 @@
 // The server against the interface file: its methods, what they take, and what the real agent answers, field by field.
 #include "agent/agent.h"
-#include "agent/methods.h"
+#include "agent/control/methods.h"
 #include "tests/support/fake_kernel.h"
 #include "tests/unit/control_fixture.h"
 

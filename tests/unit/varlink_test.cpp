@@ -1,4 +1,4 @@
-#include "agent/varlink.h"
+#include "agent/control/varlink.h"
 
 #include <boost/json/value.hpp>
 #include <gtest/gtest.h>

@@ -2,13 +2,13 @@
 // calls and carries replies.
 #pragma once
 
-#include "agent/accounts.h"
-#include "agent/events.h"
+#include "agent/control/accounts.h"
+#include "agent/control/events.h"
+#include "agent/control/service.h"
+#include "agent/control/statuses.h"
+#include "agent/control/turns.h"
+#include "agent/control/varlink.h"
 #include "agent/process.h"
-#include "agent/service.h"
-#include "agent/statuses.h"
-#include "agent/turns.h"
-#include "agent/varlink.h"
 
 #include <boost/asio/awaitable.hpp>
 #include <functional>

@@ -1,4 +1,4 @@
-#include "agent/target.h"
+#include "agent/control/target.h"
 
 #include <algorithm>
 #include <cerrno>

@@ -2,7 +2,7 @@
 // twenty times a second at most. Root always gets a look of its own, as scripts of root compare one with the next.
 #pragma once
 
-#include "agent/service.h"
+#include "agent/control/service.h"
 
 #include <chrono>
 #include <map>

@@ -1,7 +1,7 @@
 // The methods of io.novpn.Agent that only read. Anyone may call them; nobody learns of another user's processes.
 #pragma once
 
-#include "agent/exchange.h"
+#include "agent/control/exchange.h"
 
 #include <boost/asio/awaitable.hpp>
 

@@ -1,7 +1,7 @@
-#include "agent/reading.h"
+#include "agent/control/reading.h"
 
+#include "agent/control/target.h"
 #include "agent/old_sockets.h"
-#include "agent/target.h"
 
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <boost/json/array.hpp>

@@ -1,8 +1,8 @@
-#include "agent/control.h"
+#include "agent/control/control.h"
 
-#include "agent/methods.h"
+#include "agent/control/methods.h"
+#include "agent/control/varlink.h"
 #include "agent/spawn.h"
-#include "agent/varlink.h"
 
 #include <array>
 #include <boost/asio/as_tuple.hpp>

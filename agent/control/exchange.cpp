@@ -1,4 +1,4 @@
-#include "agent/exchange.h"
+#include "agent/control/exchange.h"
 
 #include <boost/json/value.hpp>
 

@@ -2,7 +2,7 @@
 // own; the loop waits 200 ms at most, and no answer means no. All calls on the loop's thread.
 #pragma once
 
-#include "agent/service.h"
+#include "agent/control/service.h"
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>

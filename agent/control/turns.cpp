@@ -1,4 +1,4 @@
-#include "agent/turns.h"
+#include "agent/control/turns.h"
 
 #include <algorithm>
 #include <boost/asio/as_tuple.hpp>

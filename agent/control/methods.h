@@ -2,7 +2,7 @@
 // or changing.h, an entry in the table of methods.cpp, and one in io.novpn.Agent.varlink, held equal by a test.
 #pragma once
 
-#include "agent/exchange.h"
+#include "agent/control/exchange.h"
 
 #include <boost/asio/awaitable.hpp>
 #include <string>

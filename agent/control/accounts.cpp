@@ -1,4 +1,4 @@
-#include "agent/accounts.h"
+#include "agent/control/accounts.h"
 
 #include "agent/spawn.h"
 

@@ -2,7 +2,7 @@
 // processes of their own; the rest is root's.
 #pragma once
 
-#include "agent/exchange.h"
+#include "agent/control/exchange.h"
 
 #include <boost/asio/awaitable.hpp>
 

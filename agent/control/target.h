@@ -1,7 +1,7 @@
 // The process that a call names: the right one, and the caller's own.
 #pragma once
 
-#include "agent/exchange.h"
+#include "agent/control/exchange.h"
 
 #include <boost/json/value.hpp>
 #include <optional>

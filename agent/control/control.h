@@ -2,8 +2,8 @@
 // On the agent's one io_context and thread. What the methods do is methods.h's.
 #pragma once
 
-#include "agent/accounts.h"
-#include "agent/service.h"
+#include "agent/control/accounts.h"
+#include "agent/control/service.h"
 #include "agent/unique_fd.h"
 #include "netlink/error.h"
 

@@ -1,8 +1,8 @@
-#include "agent/methods.h"
+#include "agent/control/methods.h"
 
-#include "agent/changing.h"
+#include "agent/control/changing.h"
+#include "agent/control/reading.h"
 #include "agent/interface_text.h"
-#include "agent/reading.h"
 
 #include <algorithm>
 #include <array>

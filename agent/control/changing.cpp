@@ -1,7 +1,7 @@
-#include "agent/changing.h"
+#include "agent/control/changing.h"
 
+#include "agent/control/target.h"
 #include "agent/old_sockets.h"
-#include "agent/target.h"
 
 #include <boost/json/value.hpp>
 
