@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdint>
 #include <sys/inotify.h>
 #include <unistd.h>
 #include <utility>
