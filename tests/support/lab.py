@@ -883,7 +883,8 @@ def keep(lab):
     settings = " ".join(shlex.quote(f"{name}={value}") for name, value in lab.environment.items())
     enter, gone = lab.directory / "enter", lab.directory / "remove"
     enter.write_text(f'#!/bin/sh\n[ $# -gt 0 ] || set -- bash\nexec env {settings} {shlex.join(lab.command())} "$@"\n')
-    shutil.copy(HERE / "lab.py", lab.directory / "lab.py")
+    for program in ("lab.py", "bpf.py"):
+        shutil.copy(HERE / program, lab.directory / program)
     gone.write_text(f"#!/bin/sh\nexec {PYTHON} {lab.directory}/lab.py remove {lab.directory}\n")
     for script in (enter, gone):
         script.chmod(0o755)
