@@ -3,6 +3,7 @@
 
 #include "agent/kernel.h"
 #include "agent/log.h"
+#include "agent/settle.h"
 #include "config/config.h"
 
 #include <string_view>
