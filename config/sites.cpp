@@ -102,7 +102,7 @@ Refused parse_site(const YamlNode& node, SiteConfig& site) {
         if (entry.key == "match") return parse_match(entry, path, site.match);
         if (entry.key == "classes")
             return each(entry, path, {}, [&](const YamlNode& of_class) {
-                return parse_class(of_class, path + "." + of_class.key, site.classes[of_class.key]);
+                return parse_class(of_class, path + "." + printable(of_class.key), site.classes[of_class.key]);
             });
         if (entry.key == "uplinks")
             return each(entry, path, kUplinkKeys, [&](const YamlNode& list) {

@@ -662,6 +662,14 @@ std::string broken_by(const std::string& text) {
     return {};
 }
 
+/// Found by the test below: U+008E in the name of a class, and a wrong value behind it.
+TEST(AnyBytes, InTheNameOfASitesClassArePrintableToo) {
+    const std::string text =
+        "sites:\n  - name: a\n    match: {link: eth0}\n    classes:\n      \xc2\x8e novpn: {add: {units: [a]}}\n";
+    EXPECT_EQ(broken_by(text), "") << error_of(text);
+    EXPECT_NE(error_of(text).find("a.classes.\\u{8e} novpn.add.units"), std::string::npos) << error_of(text);
+}
+
 TEST(AnyBytes, GiveAConfigOrAnErrorWithAPlaceAndAPrintableMessage) {
     constexpr int kDocuments = 2000;
     const std::uint64_t seed = seed_of_this_run();
