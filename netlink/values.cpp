@@ -73,6 +73,8 @@ Prefix prefix_of(const address& host, unsigned length) {
 
 bool contains(const Prefix& prefix, const address& host) {
     if (prefix.network.is_v4() != host.is_v4()) return false;
+    if (prefix.length == 0) return true;
+    if (host.is_v4()) return (prefix.network.to_v4().to_uint() ^ host.to_v4().to_uint()) >> (32 - prefix.length) == 0;
     return same_leading_bits(to_bytes(prefix.network), to_bytes(host), prefix.length);
 }
 

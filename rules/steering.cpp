@@ -32,12 +32,27 @@ unsigned cgroup_level(const std::string& path) {
     return level;
 }
 
-std::string structure_of(const NftTable& table) {
+namespace {
+
+std::string made_structure_of(const NftTable& table) {
     const nft::Structure made = nft::structure(table);
     std::string text;
     for (const nft::Rule& rule : made.rules) text += rule.chain + ": " + rule.text + '\n';
     for (const nft::Set& set : made.sets) text += std::string(nft::word(set.kind)) + ' ';
     return fmt::format("novpn-1-{}-{}", hash(text), nft::fingerprint(nft::inventory(made)));
+}
+
+} // namespace
+
+std::string structure_of(const NftTable& table) {
+    // Each plan asks, of a table that is nearly always the one before: to make it is most of the work of a plan.
+    thread_local NftTable asked;
+    thread_local std::string structure = made_structure_of(asked);
+    if (asked != table) {
+        structure = made_structure_of(table);
+        asked = table;
+    }
+    return structure;
 }
 
 bool is_empty(const ElementChange& change) { return change == ElementChange{}; }
