@@ -443,7 +443,7 @@ std::string no_operation_names_what_is_not_ours(Case& c, std::uint32_t) {
 }
 
 std::string every_prefix_keeps_members_out_of_tunnels(Case& c, std::uint32_t) {
-    Structures structures{structure_of(c.desired.nft), structure_of(c.state.former_nft)};
+    Structures structures{structure_of(c.desired.nft), c.state.former_structure};
     if (auto wrong = walk(c, c.state.kernel, c.plan, structures); !wrong.empty()) return "up: " + wrong;
     FakeKernel kernel = c.state.kernel;
     (void)apply_all(kernel, c.plan, c.observed);

@@ -370,7 +370,7 @@ class Generator {
         std::size_t applied =
             chance(80) ? plan.size() : static_cast<std::size_t>(pick(static_cast<int>(plan.size()) + 1));
         for (std::size_t i = 0; i < applied; ++i) (void)state_.kernel.apply(plan[i]);
-        state_.former_nft = desired.nft;
+        state_.former_structure = structure_of(desired.nft);
         if (*state_.former == state_.config && chance(50)) state_.memory = desired.memory;
     }
 

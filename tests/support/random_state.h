@@ -18,7 +18,7 @@ struct RandomState {
     Scope scope;                  ///< of the agent's look
     Scope everything;             ///< every table and cgroup that the state may have
     std::optional<Config> former; ///< of the run that left something behind
-    NftTable former_nft;          ///< as that run made it
+    std::string former_structure; ///< of the nft table, as that run made it
 };
 
 /// Rules of others that stand before ours match no member's packet: what becomes of one that does is not the plan's.
