@@ -2,12 +2,14 @@
 #pragma once
 
 #include <arpa/inet.h>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <linux/filter.h>
+#include <linux/if_addr.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
@@ -71,8 +73,8 @@ class Batch {
         rtmsg header{};
         header.rtm_family = static_cast<unsigned char>(way.family);
         header.rtm_dst_len = static_cast<unsigned char>(way.length);
-        header.rtm_protocol = RTPROT_STATIC;
         const bool deletes = type == RTM_DELROUTE;
+        header.rtm_protocol = deletes ? RTPROT_UNSPEC : RTPROT_STATIC; // whoever made it
         header.rtm_scope = deletes ? RT_SCOPE_NOWHERE : way.has_gateway ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK;
         header.rtm_type = deletes ? RTN_UNSPEC : RTN_UNICAST;
         begin(type, flags, &header, sizeof header);
@@ -88,6 +90,18 @@ class Batch {
         header.ifi_change = IFF_UP;
         header.ifi_flags = up ? IFF_UP : 0;
         begin(RTM_NEWLINK, 0, &header, sizeof header);
+    }
+    /// An IPv6 address that is usable at once; no error where it is there.
+    void address(std::uint32_t link, const char* text, unsigned length) {
+        ifaddrmsg header{};
+        header.ifa_family = AF_INET6;
+        header.ifa_prefixlen = static_cast<unsigned char>(length);
+        header.ifa_flags = IFA_F_NODAD;
+        header.ifa_index = link;
+        unsigned char bytes[16];
+        if (inet_pton(AF_INET6, text, bytes) != 1) fail(text);
+        begin(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &header, sizeof header);
+        put(IFA_ADDRESS, bytes, sizeof bytes);
     }
     std::size_t size() const { return size_; }
     void send(int fd) {
@@ -152,6 +166,21 @@ bool read_datagram(int fd, int flags, Visit visit) {
     auto left = static_cast<unsigned>(size);
     for (auto* m = reinterpret_cast<const nlmsghdr*>(bytes); NLMSG_OK(m, left); m = NLMSG_NEXT(m, left)) visit(*m);
     return true;
+}
+
+/// Reads the answers to what was sent; a new route or address that the kernel refuses ends the program, as what it times
+/// could never come.
+inline void expect_no_refusal(int fd) {
+    const auto check = [](const nlmsghdr& message) {
+        if (message.nlmsg_type != NLMSG_ERROR) return;
+        const auto* answer = static_cast<const nlmsgerr*>(NLMSG_DATA(&message));
+        const auto type = answer->msg.nlmsg_type;
+        if (!answer->error || (type != RTM_NEWROUTE && type != RTM_NEWADDR)) return;
+        errno = -answer->error;
+        fail(type == RTM_NEWROUTE ? "the kernel refuses a route" : "the kernel refuses an address");
+    };
+    while (read_datagram(fd, MSG_DONTWAIT, check)) {
+    }
 }
 
 /// Only notifications of routes of this table, 0 or 1 bits long.
