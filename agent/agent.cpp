@@ -101,7 +101,7 @@ Scope Agent::scope(Depth depth) const {
 
 /// As a look, where main is what the mirror has of it, and the kernel's answers agree; else nothing.
 std::optional<Observed> Agent::look_at_defaults(Scope scope) {
-    if (others_of_main_.empty() || !mirror_.is_trusted()) return std::nullopt;
+    if (!mirror_.is_trusted()) return std::nullopt;
     const std::vector<Route>& defaults = mirror_.observed().routes;
     scope.main = false;
     for (const Route& route : defaults) scope.defaults_of.insert({family_of(route), route.link});
@@ -116,7 +116,9 @@ std::optional<Observed> Agent::look_at_defaults(Scope scope) {
 
 Expected<Observed> Agent::look(Depth depth) {
     Expected<Observed> observed;
-    if (auto quick = depth == Depth::defaults ? look_at_defaults(scope(Depth::usual)) : std::nullopt)
+    const bool main_is_large = std::ssize(others_of_main_) > kLargeMain;
+    const bool by_mirror = depth == Depth::flood || (depth == Depth::defaults && main_is_large);
+    if (auto quick = by_mirror ? look_at_defaults(scope(Depth::usual)) : std::nullopt)
         observed = std::move(*quick);
     else
         observed = kernel_.observe(scope(depth));
@@ -138,8 +140,12 @@ bool Agent::is_at_the_same_site() const {
 bool Agent::heard_of_default(const RouteChange& change, Clock::time_point since) {
     if (released_ || incomplete_ || !mirror_.take(change)) return false;
     if (change.added && config_.sites.empty() && switches_.empty()) {
-        if (const auto replies = mirror_.reply_to(change.hops.front(), memory_))
-            return std::ranges::all_of(*replies, [&](const Route& route) { return replace_ahead(route, since); });
+        if (const auto replies = mirror_.reply_to(change.hops.front())) {
+            for (const Route& route : *replies)
+                if (!replace_ahead(route, since)) return false;
+            mirror_.remember_reply_to(change.hops.front(), memory_);
+            return true;
+        }
     }
     const Family family = family_of(change.hops.front());
     const bool same_site = config_.sites.empty() || is_at_the_same_site();
@@ -312,14 +318,10 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
 
 /// A dump of a large main takes its time, and what the mirror answers is about defaults.
 void Agent::keep_others_of_main(const Observed& observed) {
-    const auto of_main = [](const Route& route) { return route.table == kMainTable; };
+    const auto is_other = [](const Route& route) { return route.table == kMainTable && !is_default(route); };
+    if (std::ssize(others_of_main_) > kLargeMain) others_of_main_ = {}; // such a room is not kept for ever
     others_of_main_.clear();
-    if (std::ranges::count_if(observed.routes, of_main) <= kLargeMain) {
-        others_of_main_.shrink_to_fit();
-        return;
-    }
-    std::ranges::copy_if(observed.routes, std::back_inserter(others_of_main_),
-                         [&](const Route& route) { return of_main(route) && !is_default(route); });
+    std::ranges::copy_if(observed.routes, std::back_inserter(others_of_main_), is_other);
 }
 
 void Agent::watch_gateways_of(const Place& place) {

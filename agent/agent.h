@@ -22,6 +22,7 @@ namespace novpn {
 
 /// How much of the kernel a pass looks at.
 enum class Depth {
+    flood,     ///< as `defaults`, however large main was before; what a flood leaves there is looked at after it
     defaults,  ///< as usual, but that of a large main only its defaults have changed, by the mirror's account
     usual,     ///< what the config's classes have to do with
     everything ///< and what another config or a crash may have left anywhere
@@ -194,7 +195,7 @@ class Agent : public Service {
     std::map<uid_t, std::optional<bool>> users_; ///< with a manager: whether their apps are matched, once that is known
     std::vector<std::string> taken_in_;          ///< operations ahead of the next pass, as their text
     Mirror mirror_;
-    std::vector<Route> others_of_main_;  ///< than its defaults, where main is large; as of the last look at it
+    std::vector<Route> others_of_main_;  ///< than its defaults, as of the last look at it
     bool crowded_ = false;               ///< as of the last pass
     std::vector<ReplaceRoute> answered_; ///< ahead of the next pass too, which tells of them
     std::optional<std::chrono::microseconds> answered_in_; ///< the last of them

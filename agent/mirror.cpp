@@ -72,10 +72,17 @@ void Mirror::prepare(const Config& config, const Memory& memory) {
     }
 }
 
-std::optional<std::vector<Route>> Mirror::reply_to(const Route& route, Memory& memory) const {
+Uplink Mirror::uplink_of(const Way& way, const Route& route) {
+    Uplink uplink = way.uplink;
+    uplink.gateway = route.gateway;
+    uplink.source = route.source;
+    return uplink;
+}
+
+std::optional<std::vector<Route>> Mirror::reply_to(const Route& route) const {
     const auto way = ways_.find(family_of(route));
     if (!trusted_ || way == ways_.end()) return std::nullopt;
-    Uplink uplink = way->second.uplink;
+    const Uplink uplink = uplink_of(way->second, route);
     if (route.link != uplink.link || !route.gateway || route.onlink || route.type != RouteType::unicast ||
         family_of(*route.gateway) != uplink.family)
         return std::nullopt;
@@ -87,8 +94,6 @@ std::optional<std::vector<Route>> Mirror::reply_to(const Route& route, Memory& m
                other.metric <= route.metric;
     };
     if (std::ranges::any_of(observed_.routes, is_in_its_way)) return std::nullopt;
-    uplink.gateway = route.gateway;
-    uplink.source = route.source;
     std::vector<Route> replies;
     for (const TableId table : way->second.tables) {
         const Route* there = default_of(table, uplink.family);
@@ -96,8 +101,13 @@ std::optional<std::vector<Route>> Mirror::reply_to(const Route& route, Memory& m
         Route wanted = default_route(uplink, table);
         if (*there != wanted) replies.push_back(std::move(wanted));
     }
-    memory.uplinks.insert_or_assign({std::string(), uplink.family}, remember_of_main(uplink, observed_));
     return replies;
+}
+
+void Mirror::remember_reply_to(const Route& route, Memory& memory) const {
+    const Family family = family_of(route);
+    memory.uplinks.insert_or_assign({std::string(), family},
+                                    remember_of_main(uplink_of(ways_.at(family), route), observed_));
 }
 
 void Mirror::take(const Route& own_default) {

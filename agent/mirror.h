@@ -29,9 +29,10 @@ class Mirror {
     void take(const Route& own_default);
 
     /// Where a default of main came just now and was taken, and a few comparisons tell what defaults_to_replace() would
-    /// say: the same, and what is remembered goes into `memory`. That is so by the only link that can be the uplink,
-    /// with the best metric there.
-    std::optional<std::vector<Route>> reply_to(const Route& route, Memory& memory) const;
+    /// say: the same. That is so by the only link that can be the uplink, with the best metric there.
+    std::optional<std::vector<Route>> reply_to(const Route& route) const;
+    /// What defaults_to_replace() would remember then; nobody waits for it.
+    void remember_reply_to(const Route& route, Memory& memory) const;
 
     /// Links, addresses, Wi-Fi, neighbours, and of the routes main's defaults alone.
     const Observed& observed() const { return observed_; }
@@ -51,6 +52,7 @@ class Mirror {
         std::vector<TableId> tables;
     };
     std::map<Family, Way> ways_;
+    static Uplink uplink_of(const Way& way, const Route& route);
     bool reflects_ = false; ///< a look, in which nothing else than these decides about a default
     bool trusted_ = false;
 };

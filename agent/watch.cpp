@@ -123,6 +123,7 @@ void Watch::widen() {
 }
 
 void Watch::start(std::function<void()> on_term, std::function<void()> on_leave) {
+    looked(drain_routes(false), Clock::now()); // by the agent, as it started
     watch_routes();
     spawn(io_, watch_nft());
     spawn(io_, watch_wifi());
@@ -159,9 +160,9 @@ RouteMonitor::Drained Watch::drain_routes(bool answers) {
     if (answers) on_default = [&](const RouteChange& change) { return agent_.heard_of_default(change, since); };
     auto drained = routes_.drain(kernel_.routing().port(), agent_.gateways(), agent_.gateway_macs(), on_default);
     if (!drained.cause.empty()) agent_.doubt_mirror();
-    only_defaults_ = only_defaults_ && drained.cause.empty() && !drained.other_routes;
     by_gateway_ += drained.by_gateway;
     if (by_gateway_ >= RouteMonitor::kFlood) narrow_down();
+    other_news_ = other_news_ || !drained.cause.empty() || drained.other_routes > drained.by_gateway;
     return drained;
 }
 
@@ -242,11 +243,12 @@ void Watch::look(std::string_view cause, Clock::time_point since, Depth depth) {
     // What is queued is older than what is looked at now: after the look it would tell of a past.
     while (drain_routes(false).flooded) {
     }
+    depth = std::max(depth, depth_of_audit());
     by_gateway_ = 0;
-    if (!std::exchange(only_defaults_, true)) depth = Depth::usual;
+    other_news_ = false;
     Pass pass = agent_.reconcile(cause, since, depth);
     const auto missed = drain_routes(false);
-    auto now = Clock::now();
+    const auto now = Clock::now();
     settle_.looked(now, pass.operations > 0);
     if (pass.failure) {
         retry_ = retry_.count() ? std::min(retry_ * 2, kLongestRetry) : kFirstRetry;
@@ -256,13 +258,15 @@ void Watch::look(std::string_view cause, Clock::time_point since, Depth depth) {
         retry_ = {};
         if (pass.wait) look_later(now + *pass.wait, "repair", now);
     }
-    // What came during the look may be in it, or not.
-    const std::string_view news = missed.cause.empty() ? missed.later : missed.cause;
     if (!flooded_ && filter_.narrow != agent_.is_crowded()) set_filter(agent_.is_crowded());
-    if (news.empty())
-        agent_.trust_mirror();
-    else
-        look_later(settle_.look_at(now), news, now);
+    looked(missed, now);
+}
+
+/// `missed`: what came during the look may be in it, or not.
+void Watch::looked(const RouteMonitor::Drained& missed, Clock::time_point now) {
+    if (!missed.cause.empty()) return look_later(settle_.look_at(now), missed.cause, now);
+    agent_.trust_mirror(); // which knows nothing of other routes than defaults
+    if (!missed.later.empty()) look_when_quiet(missed.later, now);
 }
 
 /// Once there has been no news for kAuditQuiet, or kAuditMax after the first.
@@ -274,7 +278,7 @@ void Watch::look_when_quiet(std::string_view cause, Clock::time_point now) {
         first_news_ = now;
     }
     // An audit that waits for its turn does not hold up what is not answered yet.
-    if (is_first || (!only_defaults_ && audit_.expiry() > now + kAuditQuiet)) audit_at(now + kAuditQuiet);
+    if (is_first || (depth_of_audit() == Depth::usual && audit_.expiry() > now + kAuditQuiet)) audit_at(now + kAuditQuiet);
 }
 
 void Watch::audit_at(Clock::time_point when) {
@@ -290,8 +294,15 @@ void Watch::audit() {
     const auto due = std::min(last_news_ + kAuditQuiet, first_news_ + kAuditMax);
     if (due > now) return audit_at(due);
     // While one gateway follows another, each of them is answered; to tell of them all takes a look for many.
-    if (const auto wait = only_defaults_ ? audits_left_.take(now) : std::nullopt) return audit_at(now + *wait);
-    look(news_, first_news_, only_defaults_ ? Depth::defaults : Depth::usual);
+    if (const auto wait = depth_of_audit() != Depth::usual ? audits_left_.take(now) : std::nullopt) return audit_at(now + *wait);
+    look(news_, first_news_, depth_of_audit());
+}
+
+/// The least that shows all that there has been news about.
+Depth Watch::depth_of_audit() const {
+    if (other_news_) return Depth::usual;
+    if (flooded_) return Depth::flood;
+    return by_gateway_ ? Depth::usual : Depth::defaults;
 }
 
 void Watch::look_later(Clock::time_point when, std::string_view cause, Clock::time_point since) {

@@ -64,7 +64,9 @@ class Watch {
     void widen();
     void set_filter(bool narrow);
     void look_when_quiet(std::string_view cause, Clock::time_point now);
+    void looked(const RouteMonitor::Drained& missed, Clock::time_point now);
     void audit();
+    Depth depth_of_audit() const;
     void audit_at(Clock::time_point when);
     void look_later(Clock::time_point when, std::string_view cause, Clock::time_point since);
     void schedule_resync();
@@ -95,7 +97,7 @@ class Watch {
     bool flooded_ = false;            ///< the filter is narrow for a flood, or just was
     std::size_t by_gateway_ = 0;      ///< of the news since the last look, about routes of main by a gateway
     Budget audits_left_{4, 4};        ///< of those that are about answered defaults alone
-    bool only_defaults_ = true;       ///< that is all there has been news about since the last look
+    bool other_news_ = false;         ///< since the last look, than about defaults and of a flood
     std::string_view news_;           ///< cause of the audit; empty: none is due
     Clock::time_point first_news_{};  ///< of those that an audit is due for
     Clock::time_point last_news_{};

@@ -15,6 +15,8 @@ namespace novpn {
 namespace {
 
 constexpr int kDumpAttempts = 10;
+/// Of a request; the longest has a header and half a dozen numbers and addresses. libnl clears all of it.
+constexpr std::size_t kRequestRoom = 512;
 
 /// The text of NLMSGERR_ATTR_MSG; the socket asks for capped ACKs, so the attributes follow the fixed part at once.
 std::string extended_ack(const nlmsghdr& header) {
@@ -72,9 +74,11 @@ void for_each_message(std::span<const std::byte> datagram, const std::function<v
 }
 
 NlMessage make_request(int type, const void* header, std::size_t size) {
-    NlMessage message(nlmsg_alloc_simple(type, NLM_F_REQUEST));
+    NlMessage message(nlmsg_alloc_size(kRequestRoom));
+    if (!message || !nlmsg_put(message.get(), NL_AUTO_PORT, NL_AUTO_SEQ, type, 0, NLM_F_REQUEST))
+        throw std::bad_alloc();
     // nlmsg_append() takes no const but does not write.
-    if (!message || nlmsg_append(message.get(), const_cast<void*>(header), size, NLMSG_ALIGNTO) < 0)
+    if (nlmsg_append(message.get(), const_cast<void*>(header), size, NLMSG_ALIGNTO) < 0)
         throw std::bad_alloc();
     return message;
 }
@@ -97,6 +101,7 @@ std::uint32_t RequestSocket::port() const { return nl_socket_get_local_port(sock
 Expected<RequestSocket::Answer> RequestSocket::exchange(nlmsghdr& request, const Visit& visit,
                                                         const std::string& doing) {
     const std::uint32_t sequence = ++sequence_;
+    const bool has_end = request.nlmsg_flags & (NLM_F_ACK | NLM_F_DUMP);
     request.nlmsg_flags |= NLM_F_REQUEST; // what libnl builds for rules has not got it
     request.nlmsg_seq = sequence;
     request.nlmsg_pid = port();
@@ -130,6 +135,7 @@ Expected<RequestSocket::Answer> RequestSocket::exchange(nlmsghdr& request, const
                 if (message.nlmsg_type == NLMSG_ERROR) answer.reason = extended_ack(message);
             } else {
                 visit({reinterpret_cast<const std::byte*>(&message), message.nlmsg_len});
+                done = done || !has_end;
             }
         });
         // What is missing of a dump would be taken for gone.
@@ -146,6 +152,13 @@ Expected<void> RequestSocket::ask(nl_msg& request, const Visit& visit, const std
 
 Expected<void> RequestSocket::ask(nlmsghdr& request, const Visit& visit, const std::string& doing) {
     request.nlmsg_flags |= NLM_F_ACK; // so that every answer has an end
+    auto answer = exchange(request, visit, doing);
+    if (!answer) return tl::make_unexpected(answer.error());
+    if (answer->failure) return system_error(answer->failure, doing, std::move(answer->reason));
+    return {};
+}
+
+Expected<void> RequestSocket::get(nlmsghdr& request, const Visit& visit, const std::string& doing) {
     auto answer = exchange(request, visit, doing);
     if (!answer) return tl::make_unexpected(answer.error());
     if (answer->failure) return system_error(answer->failure, doing, std::move(answer->reason));

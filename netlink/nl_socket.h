@@ -57,6 +57,8 @@ class RequestSocket {
     Expected<void> ask(nl_msg& request, const Visit& visit, const std::string& doing);
     /// The same of a request that is built elsewhere, with its whole length behind the header.
     Expected<void> ask(nlmsghdr& request, const Visit& visit, const std::string& doing);
+    /// A question that has one message for an answer, which `visit` is shown, or an error.
+    Expected<void> get(nlmsghdr& request, const Visit& visit, const std::string& doing);
     /// What `convert` makes of the messages of a dump, which is taken again when the kernel's state changed under it.
     template<typename T, typename Convert>
     Expected<std::vector<T>> dump(nl_msg& request, const Convert& convert, const std::string& doing) {

@@ -131,6 +131,38 @@ NlPtr<rtnl_rule> to_nl(const Rule& rule) {
     return result;
 }
 
+/// RTM_NEWROUTE or RTM_GETROUTE, built in place: these are what a reaction and a look wait for, and libnl's objects cost
+/// more than the kernel's whole answer.
+class RouteRequest {
+  public:
+    RouteRequest(int type, const rtmsg& route, int flags) {
+        nlmsghdr& head = header();
+        head.nlmsg_len = NLMSG_LENGTH(sizeof route);
+        head.nlmsg_type = static_cast<std::uint16_t>(type);
+        head.nlmsg_flags = static_cast<std::uint16_t>(NLM_F_REQUEST | flags);
+        std::memcpy(NLMSG_DATA(&head), &route, sizeof route);
+    }
+    nlmsghdr& header() { return *reinterpret_cast<nlmsghdr*>(bytes_.data()); }
+
+    void put(unsigned short attribute, const void* data, std::size_t size) {
+        nlmsghdr& head = header();
+        const rtattr fixed{.rta_len = static_cast<unsigned short>(RTA_LENGTH(size)), .rta_type = attribute};
+        std::byte* at = bytes_.data() + NLMSG_ALIGN(head.nlmsg_len);
+        std::memcpy(at, &fixed, sizeof fixed);
+        std::memcpy(at + RTA_LENGTH(0), data, size);
+        head.nlmsg_len = static_cast<std::uint32_t>(NLMSG_ALIGN(head.nlmsg_len) + RTA_ALIGN(fixed.rta_len));
+    }
+    void put(unsigned short attribute, std::uint32_t value) { put(attribute, &value, sizeof value); }
+    void put(unsigned short attribute, const address& a) {
+        const auto write = [&](const auto& bytes) { put(attribute, bytes.data(), bytes.size()); };
+        a.is_v4() ? write(a.to_v4().to_bytes()) : write(a.to_v6().to_bytes());
+    }
+
+  private:
+    /// Headers, four numbers, three IPv6 addresses and a via are less.
+    alignas(nlmsghdr) std::array<std::byte, 192> bytes_{};
+};
+
 } // namespace
 
 Expected<RouteSocket> RouteSocket::open() {
@@ -169,8 +201,8 @@ Expected<std::optional<Neighbour>> RouteSocket::neighbour(IfIndex link, const ad
     NlMessage request = make_request(RTM_GETNEIGH, header);
     nla_put_addr(request.get(), NDA_DST, to_nl(host).get());
     std::optional<Neighbour> found;
-    auto done = requests_.ask(
-        *request, [&](std::span<const std::byte> message) { found = to_neighbour(message); },
+    auto done = requests_.get(
+        *nlmsg_hdr(request.get()), [&](std::span<const std::byte> message) { found = to_neighbour(message); },
         "asking for neighbour " + host.to_string());
     // The link may be gone by now.
     if (!done && done.error().code != std::errc::no_such_file_or_directory &&
@@ -236,22 +268,24 @@ Expected<Lookup> RouteSocket::lookup(const address& destination, std::optional<M
     header.rtm_dst_len = destination.is_v4() ? 32 : 128;
     // A strict IPv6 request has EINVAL for RTM_F_LOOKUP_TABLE (net/ipv6/route.c): its answer names the table anyway.
     header.rtm_flags = destination.is_v4() ? RTM_F_LOOKUP_TABLE | RTM_F_FIB_MATCH : RTM_F_FIB_MATCH;
-    NlMessage request = make_request(RTM_GETROUTE, header);
-    nla_put_addr(request.get(), RTA_DST, to_nl(destination).get());
-    if (mark) nla_put_u32(request.get(), RTA_MARK, mark->value);
-    if (link) nla_put_u32(request.get(), RTA_OIF, link->value);
+    RouteRequest request(RTM_GETROUTE, header, 0);
+    request.put(RTA_DST, destination);
+    if (mark) request.put(RTA_MARK, mark->value);
+    if (link) request.put(RTA_OIF, link->value);
 
     Lookup result{.destination = destination, .mark = mark, .link = link, .answer = std::nullopt};
     auto take_answer = [&result](std::span<const std::byte> message) {
         auto routes = to_routes(message);
         if (!routes.empty() && routes.front().link.value) result.answer = routes.front();
     };
-    auto done = requests_.ask(*request, take_answer, "looking up " + destination.to_string());
+    auto done = requests_.get(request.header(), take_answer, {});
     // A route of type unreachable, prohibit, blackhole or throw answers with its own errno (fib_props in
     // net/ipv4/fib_semantics.c).
     constexpr int kNoRoute[] = {ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL, EAGAIN};
-    if (!done && std::ranges::find(kNoRoute, done.error().code.value()) == std::end(kNoRoute))
+    if (!done && std::ranges::find(kNoRoute, done.error().code.value()) == std::end(kNoRoute)) {
+        done.error().doing = "looking up " + destination.to_string();
         return tl::make_unexpected(done.error());
+    }
     return result;
 }
 
@@ -288,38 +322,6 @@ NlMessage take(int error, nl_msg* message) {
 
 namespace {
 
-/// RTM_NEWROUTE, built in place: this is what a reaction waits for, and libnl's objects cost more than the kernel's
-/// whole answer.
-class RouteRequest {
-  public:
-    RouteRequest(const rtmsg& route, int flags) {
-        nlmsghdr& head = header();
-        head.nlmsg_len = NLMSG_LENGTH(sizeof route);
-        head.nlmsg_type = RTM_NEWROUTE;
-        head.nlmsg_flags = static_cast<std::uint16_t>(NLM_F_REQUEST | flags);
-        std::memcpy(NLMSG_DATA(&head), &route, sizeof route);
-    }
-    nlmsghdr& header() { return *reinterpret_cast<nlmsghdr*>(bytes_.data()); }
-
-    void put(unsigned short attribute, const void* data, std::size_t size) {
-        nlmsghdr& head = header();
-        const rtattr fixed{.rta_len = static_cast<unsigned short>(RTA_LENGTH(size)), .rta_type = attribute};
-        std::byte* at = bytes_.data() + NLMSG_ALIGN(head.nlmsg_len);
-        std::memcpy(at, &fixed, sizeof fixed);
-        std::memcpy(at + RTA_LENGTH(0), data, size);
-        head.nlmsg_len = static_cast<std::uint32_t>(NLMSG_ALIGN(head.nlmsg_len) + RTA_ALIGN(fixed.rta_len));
-    }
-    void put(unsigned short attribute, std::uint32_t value) { put(attribute, &value, sizeof value); }
-    void put(unsigned short attribute, const address& a) {
-        const auto write = [&](const auto& bytes) { put(attribute, bytes.data(), bytes.size()); };
-        a.is_v4() ? write(a.to_v4().to_bytes()) : write(a.to_v6().to_bytes());
-    }
-
-  private:
-    /// Headers, four numbers, three IPv6 addresses and a via are less.
-    alignas(nlmsghdr) std::array<std::byte, 192> bytes_{};
-};
-
 /// RTA_VIA: a gateway of the other family (RFC 5549), struct rtvia {family, address}.
 void put_via(RouteRequest& message, const address& gateway) {
     std::array<unsigned char, sizeof(std::uint16_t) + 16> via{};
@@ -343,7 +345,7 @@ RouteRequest to_request(const Route& route, int flags) {
     header.rtm_scope = route.scope;
     header.rtm_type = to_rtn(route.type);
     if (route.onlink) header.rtm_flags = RTNH_F_ONLINK;
-    RouteRequest request(header, flags);
+    RouteRequest request(RTM_NEWROUTE, header, flags);
     request.put(RTA_TABLE, route.table.value);
     if (length) request.put(RTA_DST, route.destination.network);
     if (route.metric) request.put(RTA_PRIORITY, route.metric);
@@ -531,7 +533,7 @@ void RouteMonitor::take(Drained& drained, const nlmsghdr& message, const std::se
     } else if (is_default) {
         can_wait = false;
     } else if (can_wait) {
-        drained.other_routes = true;
+        ++drained.other_routes;
         if (is_by_gateway(message, route)) ++drained.by_gateway;
     }
     std::string_view& kind = can_wait ? drained.later : drained.cause;

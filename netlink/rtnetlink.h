@@ -96,9 +96,9 @@ class RouteMonitor {
         std::string_view cause;     ///< to look at once
         std::string_view later;     ///< to look when it is quiet
         bool overrun = false;       ///< ENOBUFS: notifications were lost
-        std::size_t by_gateway = 0; ///< routes of main that a narrow filter leaves out
-        bool other_routes = false;  ///< `later` is about routes of main that are no defaults, too
-        bool flooded = false;       ///< by those: more is queued, to be read with a narrow filter
+        std::size_t by_gateway = 0;   ///< routes of main that a narrow filter leaves out
+        std::size_t other_routes = 0; ///< that are no defaults, and `later` is about, these among them
+        bool flooded = false;         ///< by_gateway: more is queued, to be read with a narrow filter
     };
     /// Routes by a gateway that one drain reads at most.
     static constexpr std::size_t kFlood = 256;

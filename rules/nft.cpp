@@ -11,8 +11,20 @@
 
 namespace novpn {
 
+namespace {
+
+/// What there is of our table, but for the elements of its sets.
+struct Skeleton {
+    nft::TableHeader header;
+    nft::Inventory inventory;
+    bool intact = false;
+};
+
+} // namespace
+
 struct Nft::Impl {
     nft::Socket socket;
+    std::optional<Skeleton> skeleton; ///< as long as nobody can have changed it
     /// What was seen at generation `seen_at`; the kernel counts a generation up with every transaction.
     std::optional<std::uint32_t> seen_at;
     ObservedNft seen;
@@ -42,8 +54,18 @@ bool is_absent(const Expected<void>& result) {
     return !result && result.error().code == std::errc::no_such_file_or_directory;
 }
 
-/// `early_filter`: where it is known already.
-Expected<ObservedNft> look(nft::Socket& socket, std::optional<bool> early_filter) {
+Expected<std::optional<Skeleton>> read_skeleton(nft::Socket& socket, const std::string& doing) {
+    auto header = nft::table_header(socket, doing);
+    if (!header) return tl::make_unexpected(header.error());
+    if (!*header) return std::nullopt;
+    auto inventory = nft::observed_inventory(socket, doing);
+    if (!inventory) return tl::make_unexpected(inventory.error());
+    const bool intact = !(*header)->dormant && nft::has_inventory((*header)->comment, *inventory);
+    return Skeleton{std::move(**header), std::move(*inventory), intact};
+}
+
+/// `early_filter` and `skeleton`: where they are known already.
+Expected<ObservedNft> look(nft::Socket& socket, std::optional<bool> early_filter, std::optional<Skeleton>& skeleton) {
     const std::string doing = about("reading");
     ObservedNft observed;
     if (!early_filter) {
@@ -52,17 +74,18 @@ Expected<ObservedNft> look(nft::Socket& socket, std::optional<bool> early_filter
         early_filter = std::ranges::any_of(*filters, is_early);
     }
     observed.early_filter = *early_filter;
-    const auto header = nft::table_header(socket, doing);
-    if (!header) return tl::make_unexpected(header.error());
-    if (!*header) return observed;
-    const auto inventory = nft::observed_inventory(socket, doing);
-    if (!inventory) return tl::make_unexpected(inventory.error());
-    const auto elements = nft::observed_elements(socket, *inventory, doing);
+    if (!skeleton) {
+        auto read = read_skeleton(socket, doing);
+        if (!read) return tl::make_unexpected(read.error());
+        skeleton = std::move(*read);
+    }
+    if (!skeleton) return observed;
+    const auto elements = nft::observed_elements(socket, skeleton->inventory, doing);
     if (!elements) return tl::make_unexpected(elements.error());
 
     observed.present = true;
-    observed.structure = (*header)->comment;
-    observed.intact = !(*header)->dormant && !elements->foreign && nft::has_inventory(observed.structure, *inventory);
+    observed.structure = skeleton->header.comment;
+    observed.intact = skeleton->intact && !elements->foreign;
     observed.members = elements->members;
     observed.users = elements->users;
     observed.destinations = elements->destinations;
@@ -87,7 +110,7 @@ Expected<Nft> Nft::open() {
         return system_error(EPROTONOSUPPORT, generation.error().doing, "NF_TABLES: nf_tables");
     }
     if (!generation) return tl::make_unexpected(generation.error());
-    return Nft(std::make_unique<Impl>(Impl{.socket = std::move(*socket), .seen_at = std::nullopt, .seen = {}}));
+    return Nft(std::make_unique<Impl>(Impl{.socket = std::move(*socket), .skeleton = {}, .seen_at = {}, .seen = {}}));
 }
 
 std::uint32_t Nft::port_id() const { return impl_->socket.port_id(); }
@@ -97,8 +120,10 @@ Expected<ObservedNft> Nft::observe() {
         const auto before = nft::generation(impl_->socket);
         if (!before) return tl::make_unexpected(before.error());
         if (impl_->seen_at == *before) return impl_->seen;
-        auto observed = look(impl_->socket,
-                             impl_->others_unchanged(*before) ? std::optional(impl_->seen.early_filter) : std::nullopt);
+        const bool by_us_alone = impl_->others_unchanged(*before);
+        if (!by_us_alone) impl_->skeleton.reset();
+        auto observed = look(impl_->socket, by_us_alone ? std::optional(impl_->seen.early_filter) : std::nullopt,
+                             impl_->skeleton);
         const auto after = nft::generation(impl_->socket);
         if (!after) return tl::make_unexpected(after.error());
         if (*before != *after && attempt < kConsistentAttempts) continue;
@@ -165,6 +190,7 @@ Expected<void> Nft::replace(const NftTable& table, const std::set<MemberElement>
         if (!c.guarded) continue;
         for (const IfIndex link : c.links) links.insert({.class_name = c.name, .link = link});
     }
+    impl_->skeleton.reset();
     nft::Batch batch;
     // Deleting a table that is not there fails the batch, adding one that is there does not.
     nft::add_table(batch, nft::kTable, "");
@@ -186,6 +212,7 @@ Expected<void> Nft::replace(const NftTable& table, const std::set<MemberElement>
 }
 
 Expected<void> Nft::remove() {
+    impl_->skeleton.reset();
     nft::Batch batch;
     nft::delete_table(batch, nft::kTable);
     const auto done = impl_->socket.commit(std::move(batch), "deleting nft table inet novpn");

@@ -34,7 +34,7 @@ unsigned cgroup_level(const std::string& path) {
 
 namespace {
 
-std::string made_structure_of(const NftTable& table) {
+std::string compute_structure(const NftTable& table) {
     const nft::Structure made = nft::structure(table);
     std::string text;
     for (const nft::Rule& rule : made.rules) text += rule.chain + ": " + rule.text + '\n';
@@ -45,14 +45,19 @@ std::string made_structure_of(const NftTable& table) {
 } // namespace
 
 std::string structure_of(const NftTable& table) {
-    // Each plan asks, of a table that is nearly always the one before: to make it is most of the work of a plan.
-    thread_local NftTable asked;
-    thread_local std::string structure = made_structure_of(asked);
-    if (asked != table) {
-        structure = made_structure_of(table);
-        asked = table;
+    // Every pass asks for it, mostly of the table of the pass before, and it takes longer than all else of a diff.
+    struct Known {
+        NftTable table;
+        std::string structure;
+    };
+    thread_local std::optional<Known> last;
+    NftTable asked = table;
+    for (ClassMarking& c : asked.classes) c.links.clear(); // elements that come and go with every link
+    if (!last || last->table != asked) {
+        std::string structure = compute_structure(asked);
+        last = Known{std::move(asked), std::move(structure)};
     }
-    return structure;
+    return last->structure;
 }
 
 bool is_empty(const ElementChange& change) { return change == ElementChange{}; }

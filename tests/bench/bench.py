@@ -83,6 +83,9 @@ class Lab:
             addr add 10.99.0.254/24 dev gw0
             addr add 2001:db8:99::1/64 dev gw0 nodad
             addr add 2001:db8:99::254/64 dev gw0 nodad""")
+        # The kernel's own addresses are not there at once, and their coming would be news.
+        while "tentative" in run("ip", "-n", self.name, "addr"):
+            time.sleep(0.05)
         if self.cgroup:
             self.cgroup.mkdir()
         (self.directory / "novpn.yaml").write_text('uplinks:\n  links: [phy0]\n')

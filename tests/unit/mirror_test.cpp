@@ -102,7 +102,8 @@ TEST(MirrorReply, SaysWhatTheWholeDecisionWouldSay) {
             if (any_of(8) == 0) route.onlink = true;
             if (!mirror.take({.added = true, .replaces = true, .hops = {route}})) break;
             Memory of_reply = memory;
-            const auto reply = mirror.reply_to(route, of_reply);
+            const auto reply = mirror.reply_to(route);
+            if (reply) mirror.remember_reply_to(route, of_reply);
             const auto whole = defaults_to_replace(mirror, family_of(gateway), config, memory);
             if (reply) {
                 EXPECT_EQ(reply, whole);
