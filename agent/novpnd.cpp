@@ -117,7 +117,7 @@ bool dns_by_uplink(const Config& config) {
 
 enum class Ending { release, leave };
 
-/// Runs until told to stop. Everything that can be refused is refused before the kernel is changed.
+/// Runs until told to stop. A start that is refused leaves the kernel as it was.
 Expected<void> run(const Options& options) {
     auto load = [&options] { return load_config_or_default(options.config, options.runtime_dir); };
     bool default_dir = options.runtime_dir == kDefaultRuntimeDir;
@@ -141,7 +141,6 @@ Expected<void> run(const Options& options) {
     no_redirects = kernel->redirects().unavailable();
     auto lock = NamespaceLock::take();
     if (!lock) return tl::make_unexpected(lock.error());
-    if (auto probed = kernel->probe(); !probed) return probed;
     auto cgroup_root = cgroup_root_of_this_netns();
     if (!cgroup_root) return tl::make_unexpected(cgroup_root.error());
     const bool mounts = config->marking == Marking::net_cls || NetCls(*cgroup_root).observe().mounted_by_us;
@@ -205,7 +204,11 @@ Expected<void> run(const Options& options) {
         hints.settled = true;
         agent.heard(std::move(hints));
     }
-    if (auto started = agent.start(); !started) return started;
+    if (auto started = agent.start(); !started) {
+        // What the kernel lacks says more than what it refused. Asked no earlier, as it takes as long as all else here.
+        if (auto probed = kernel->probe(); !probed) return probed;
+        return started;
+    }
     auto end = [&](Ending how) {
         ending = how;
         io.stop();
