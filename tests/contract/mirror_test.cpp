@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <random>
 #include <sched.h>
+#include <unistd.h>
 
 namespace novpn::test {
 
@@ -30,6 +31,9 @@ class MirrorLaw : public testing::Test {
         run("ip addr add 192.168.10.50/24 dev eth0; ip addr add 192.168.20.50/24 dev wlan0");
         run("ip addr add 2001:db8:a::50/64 dev eth0 nodad; ip addr add 2001:db8:b::50/64 dev wlan0 nodad");
         routing.emplace(RouteSocket::open().value());
+        // The kernel's workers take IPv6 addresses into use and tell of it, on a busy machine long after the command.
+        while (std::ranges::any_of(routing->addresses().value(), &Address::tentative)) ::usleep(10'000);
+        ::usleep(50'000);
         monitor.emplace(RouteMonitor::open().value());
     }
 
