@@ -57,7 +57,7 @@ LinuxKernel::LinuxKernel(Sysctls settings, RouteSocket routing, Nft nft, CgroupT
 namespace {
 
 /// Of each link, in a table: more than are copied to a class's table, so that the excess is known, and no million.
-constexpr std::size_t kMaxRoutesByGateway = 2 * kMaxCopiedRoutes;
+constexpr std::size_t kMaxRoutesOfALink = 2 * kMaxCopiedRoutes;
 
 /// Moves a dump to the end of what is known, or tells what went wrong with it.
 template<typename T>
@@ -95,7 +95,7 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
     }
     for (Family family : kFamilies)
         for (TableId table : tables)
-            if (auto done = take(observed.routes, routing_.routes(family, table, kMaxRoutesByGateway)); !done)
+            if (auto done = take(observed.routes, routing_.routes(family, table, kMaxRoutesOfALink)); !done)
                 return tl::make_unexpected(done.error());
 
     for (const Neighbour& gateway : watched_gateways(observed.routes)) {

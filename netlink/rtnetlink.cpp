@@ -211,38 +211,50 @@ Expected<std::optional<Neighbour>> RouteSocket::neighbour(IfIndex link, const ad
     return found;
 }
 
-Expected<std::vector<Route>> RouteSocket::dump_routes(nl_msg& request, const std::function<void()>& begin,
-                                                      const std::function<bool(const Route&)>& wanted,
-                                                      const std::string& doing) {
-    std::uint32_t sequence = 0; // another one each time that the dump is taken
-    auto convert = [&](std::span<const std::byte> message) {
-        const std::uint32_t now = reinterpret_cast<const nlmsghdr*>(message.data())->nlmsg_seq;
-        if (std::exchange(sequence, now) != now) begin();
-        auto routes = to_routes(message);
-        std::erase_if(routes, [&](const Route& route) { return !wanted(route); });
-        return routes;
-    };
+Expected<std::vector<Route>>
+RouteSocket::dump_routes(nl_msg& request, const std::function<std::vector<Route>(std::span<const std::byte>)>& convert,
+                         const std::string& doing) {
     auto routes = requests_.dump<Route>(request, convert, doing);
     // A dump of an empty table, filtered strictly, answers ENOENT.
     if (!routes && routes.error().code == std::errc::no_such_file_or_directory) return std::vector<Route>{};
     return routes;
 }
 
-Expected<std::vector<Route>> RouteSocket::routes(Family family, TableId table, std::size_t by_gateway) {
+namespace {
+
+/// What is counted of the routes that are not about the internet: a link's by a gateway, or on-link. By their headers
+/// alone, as there may be a million of them. Of several hops: nothing, and they are kept.
+std::optional<std::pair<IfIndex, bool>> counted_with(std::span<const std::byte> message) {
+    const auto& header = *reinterpret_cast<const nlmsghdr*>(message.data());
+    if (header.nlmsg_type != RTM_NEWROUTE || message.size() < NLMSG_LENGTH(sizeof(rtmsg))) return std::nullopt;
+    const auto& route = *static_cast<const rtmsg*>(NLMSG_DATA(&header));
+    if (route.rtm_dst_len <= (route.rtm_family == AF_INET ? kInternetLength4 : kInternetLength6)) return std::nullopt;
+    const auto find = [&](int type) { return nlmsg_find_attr(const_cast<nlmsghdr*>(&header), sizeof(rtmsg), type); };
+    const nlattr* link = find(RTA_OIF);
+    if (!link || nla_len(link) < static_cast<int>(sizeof(std::uint32_t))) return std::nullopt;
+    return std::pair(IfIndex{nla_get_u32(link)}, find(RTA_GATEWAY) || find(RTA_VIA));
+}
+
+} // namespace
+
+Expected<std::vector<Route>> RouteSocket::routes(Family family, TableId table, std::size_t of_a_link) {
     rtmsg header{};
     header.rtm_family = static_cast<unsigned char>(to_af(family));
     NlMessage request = make_request(RTM_GETROUTE, header);
     nla_put_u32(request.get(), RTA_TABLE, table.value);
-    std::map<IfIndex, std::size_t> counted;
-    auto wanted = [&](const Route& route) {
-        if (route.table != table) return false;
-        const bool about_internet =
-            route.destination.length <= (family == Family::ipv4 ? kInternetLength4 : kInternetLength6);
-        return !route.gateway || about_internet || ++counted[route.link] <= by_gateway;
+    std::map<std::pair<IfIndex, bool>, std::size_t> counted;
+    std::uint32_t sequence = 0; // another one each time that the dump is taken, which then begins anew
+    auto convert = [&](std::span<const std::byte> message) {
+        const std::uint32_t now = reinterpret_cast<const nlmsghdr*>(message.data())->nlmsg_seq;
+        if (std::exchange(sequence, now) != now) counted.clear();
+        const auto with = counted_with(message);
+        if (with && counted[*with] >= of_a_link) return std::vector<Route>{};
+        auto routes = to_routes(message);
+        std::erase_if(routes, [&](const Route& route) { return route.table != table; });
+        if (with) counted[*with] += routes.size();
+        return routes;
     };
-    // A dump that is taken again begins anew.
-    return dump_routes(
-        *request, [&] { counted.clear(); }, wanted, fmt::format("reading {} table {}", to_string(family), table.value));
+    return dump_routes(*request, convert, fmt::format("reading {} table {}", to_string(family), table.value));
 }
 
 Expected<std::vector<Route>> RouteSocket::routes_of(Protocol protocol) {
@@ -251,10 +263,14 @@ Expected<std::vector<Route>> RouteSocket::routes_of(Protocol protocol) {
         rtmsg header{};
         header.rtm_family = static_cast<unsigned char>(to_af(family));
         header.rtm_protocol = protocol.value;
-        auto routes = dump_routes(
-            *make_request(RTM_GETROUTE, header), [] {},
-            [protocol](const Route& route) { return route.protocol == protocol; },
-            fmt::format("reading {} routes of protocol {}", to_string(family), to_string(protocol)));
+        auto convert = [protocol](std::span<const std::byte> message) {
+            auto of_message = to_routes(message);
+            std::erase_if(of_message, [&](const Route& route) { return route.protocol != protocol; });
+            return of_message;
+        };
+        auto routes =
+            dump_routes(*make_request(RTM_GETROUTE, header), convert,
+                        fmt::format("reading {} routes of protocol {}", to_string(family), to_string(protocol)));
         if (!routes) return routes;
         found.insert(found.end(), routes->begin(), routes->end());
     }

@@ -30,10 +30,10 @@ class RouteSocket {
     Expected<std::vector<Link>> links();
     /// ip addr, both families
     Expected<std::vector<Address>> addresses();
-    /// ip -4|-6 route show table T. A table that does not exist is empty. Of each link's routes by a gateway that are
-    /// not about the internet the first `by_gateway` of the dump: what they take is bounded, whatever the table holds.
+    /// ip -4|-6 route show table T. A table that does not exist is empty. Of each link's routes that are not about the
+    /// internet the first `of_a_link` by a gateway, and as many on-link: what they take is bounded, whatever there is.
     Expected<std::vector<Route>> routes(Family family, TableId table,
-                                        std::size_t by_gateway = std::numeric_limits<std::size_t>::max());
+                                        std::size_t of_a_link = std::numeric_limits<std::size_t>::max());
     /// ip route show table all proto P, both families. The kernel walks every route it has.
     Expected<std::vector<Route>> routes_of(Protocol protocol);
     /// ip -4 rule; ip -6 rule: in the order the kernel consults them
@@ -68,8 +68,9 @@ class RouteSocket {
 
   private:
     explicit RouteSocket(RequestSocket requests);
-    Expected<std::vector<Route>> dump_routes(nl_msg& request, const std::function<void()>& begin,
-                                             const std::function<bool(const Route&)>& wanted, const std::string& doing);
+    Expected<std::vector<Route>>
+    dump_routes(nl_msg& request, const std::function<std::vector<Route>(std::span<const std::byte>)>& convert,
+                const std::string& doing);
     Expected<void> acknowledge(nl_msg& request, const std::string& doing);
     RequestSocket requests_;
 };

@@ -145,6 +145,22 @@ TEST_F(MirrorLaw, ADumpIsBoundedButForWhatMatters) {
     EXPECT_EQ(some->size() + 2 * 15, all->size()) << "five of each link";
 }
 
+TEST_F(MirrorLaw, ADumpIsBoundedForOnLinkRoutesToo) {
+    for (int i = 0; i < 20; ++i) run(fmt::format("ip route add 198.18.{}.0/24 dev wlan0", i));
+    run("ip route add 128.0.0.0/1 dev wlan0");
+    const auto all = routing->routes(Family::ipv4, kMainTable);
+    const auto some = routing->routes(Family::ipv4, kMainTable, 5);
+    ASSERT_TRUE(all && some);
+    const auto on_link = [](const std::vector<Route>& routes) {
+        return std::ranges::count_if(
+            routes, [](const Route& route) { return route.destination.network.to_string().starts_with("198.18."); });
+    };
+    EXPECT_EQ(on_link(*all), 20);
+    EXPECT_LE(on_link(*some), 5);
+    EXPECT_EQ(all->size() - some->size(), static_cast<std::size_t>(on_link(*all) - on_link(*some)))
+        << "nothing else is left out";
+}
+
 TEST_F(MirrorLaw, AFloodIsNotReadToItsEnd) {
     ASSERT_TRUE(monitor->follow({.tables = {TableId{7866}}}));
     (void)drain();

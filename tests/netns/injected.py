@@ -120,7 +120,8 @@ class InjectedTest(LabTest):
             for protocol in ("udp", "tcp"):
                 seen = self.question(self.member, "ask", protocol, MEMBER_ECHO[family], DUE if answered else UNSURE)
                 fine = self.is_seen_at(family, seen) or not answered and seen.startswith("no answer")
-                self.assertTrue(fine, f"a member's {protocol} over IPv{family}: {seen}\n{self.agent.explain()}")
+                if not fine:
+                    self.fail(f"a member's {protocol} over IPv{family}: {seen}\n{self.agent.explain()}")
 
     def check_wire(self, members=True):
         """No packet of a member was in the tunnel since the last look, and none of another process outside."""

@@ -2,12 +2,13 @@
 import os
 import pathlib
 import re
+import signal
 import unittest
 
 from injected import HALVES, TUNNEL, InjectedTest
 from lab import cgroup_mount, wait_until
 
-FLOOD = 100_000  # Routes that a server pushes; a full table of the internet is ten times that.
+FLOOD = 1_000_000  # Routes that a server pushes: a full table of the internet.
 MEMORY = 256 << 10  # KiB of the agent under it, with room for the sanitizers.
 
 
@@ -27,7 +28,15 @@ class Hostile(InjectedTest):
         before = self.peak()
         batch = self.lab.directory / "flood"
         batch.write_text("".join(f"route add {60 + (n >> 16)}.{n >> 8 & 255}.{n & 255}.0/24 dev {TUNNEL}\n" for n in range(FLOOD)))
-        self.sh(f"ip -batch {batch}")
+        pushed = self.lab.spawn("ip", "-batch", batch, output=self.lab.directory / "flood.log")
+        answers = 0
+        while pushed.poll() is None:
+            # Neither waits for its end.
+            self.assertEqual(self.ask_agent("Status")["parameters"]["classes"][0]["state"], "steering")
+            self.check_member(answered=True)
+            answers += 1
+        self.assertEqual(pushed.returncode, 0, (self.lab.directory / "flood.log").read_text()[-1000:])
+        self.assertGreater(answers, 1, "answers while they come")
         self.settle(120)
         self.check_member(answered=True)
         self.check_ordinary()
@@ -64,6 +73,48 @@ class Hostile(InjectedTest):
         for family in (4, 6):
             ours = [rule["priority"] for rule in self.lab.rules(family) if rule.get("table") == "7866"]
             self.assertTrue(ours and max(ours) < 40, self.lab.rules(family))
+
+
+    def test_rules_of_wg_quick_at_our_preferences(self):
+        """Behind ours where theirs came later, and before them where ours did: with a preference in common the older goes first."""
+        self.sh(f"""for f in -4 -6; do ip $f route add default dev {TUNNEL} table 51820
+            ip $f rule add not fwmark 0xca6c lookup 51820 preference 64; ip $f rule add lookup main suppress_prefixlength 0 preference 63; done""")
+        for _ in range(2):
+            self.settle()
+            self.check_member(answered=True)
+            self.check_ordinary()
+            self.check_wire()
+            # Put back, ours are the younger ones.
+            self.sh("for f in -4 -6; do while ip $f rule del table 7866; do :; done 2>/dev/null; done; ip rule del fwmark 0x4e000000/0xff000000 ipproto udp || true")
+
+    def test_another_tool_that_repairs_too(self):
+        """It puts its rule before ours whenever ours moved, as the agent does the other way round: neither wins, the agent gets
+        slower and names it, and no packet is in the wrong place meanwhile."""
+        before = self.lab.snapshot()
+        log = self.lab.directory / "rival.log"
+        # Without a preference a rule comes before all others.
+        rival = self.lab.spawn("sh", "-c", f"""ip route add default dev {TUNNEL} table 51820
+            ip -4 monitor rule | while read -r line; do case "$line" in
+                *7866* | *51821*) ip rule del lookup 51820; ip rule add fwmark 0x4e000000/0xff000000 lookup 51820; echo put;;
+            esac; done""", output=log)
+
+        def listens():
+            self.sh("ip rule add lookup 51821 preference 30000; ip rule del lookup 51821")
+            return "put" in log.read_text()
+        wait_until(listens, 20, "the rival", log.read_text)
+        self.agent.wait_for(lambda status: "rival_rule" in [warning["code"] for warning in status["warnings"]], "the rival named", 60)
+        self.check_member(answered=False)
+        self.check_ordinary()
+        self.check_wire()
+        said, rounds = len(self.agent.log.read_text().splitlines()), log.read_text().count("put")
+        wait_until(lambda: log.read_text().count("put") >= rounds + 50, 60, "fifty rounds more", self.agent.explain)
+        self.assertLess(len(self.agent.log.read_text().splitlines()) - said, 50, "lines about that")
+        os.killpg(rival.pid, signal.SIGKILL)  # with `ip monitor`
+        rival.wait(10)
+        self.sh(f"ip rule del lookup 51820 || true; ip route del default dev {TUNNEL} table 51820")
+        self.settle(60)
+        self.assert_state_is(before)
+        self.check_member(answered=True)
 
 
 class Links(InjectedTest):
