@@ -78,16 +78,42 @@ class Firewalld:
     def __init__(self, lab):
         self.lab = lab
         start_bus(lab)
-        log = lab.directory / "firewalld.log"
-        self.process = lab.spawn("unshare", "--mount", "--propagation=private", "sh", "-ec",
-                                 "mount -t tmpfs -o mode=755 lab-firewalld /etc/firewalld; exec firewalld --nofork --nopid", output=log)
-        wait_until(lambda: lab.run("firewall-cmd", "--state", check=False).returncode == 0, 20, "firewalld", log.read_text)
+        self.start()
+
+    def start(self):
+        log = self.lab.directory / "firewalld.log"
+        self.process = self.lab.spawn("unshare", "--mount", "--propagation=private", "sh", "-ec",
+                                      "mount -t tmpfs -o mode=755 lab-firewalld /etc/firewalld; exec firewalld --nofork --nopid", output=log)
+        wait_until(lambda: self.lab.run("firewall-cmd", "--state", check=False).returncode == 0, 20, "firewalld", log.read_text)
 
     def reload(self):
         self.lab.run("firewall-cmd", "--complete-reload")
 
     def stop(self):
         self.lab.end(self.process, 10)
+
+
+class Docker:
+    """The real one, with a network of its own beside the default one. No container runs: what it does to the machine's
+    network it does without."""
+
+    def __init__(self, lab):
+        self.lab = lab
+        self.start()
+        self.command("network", "create", "--subnet", "172.30.0.0/16", "lab")
+
+    def start(self):
+        log = self.lab.directory / "dockerd.log"
+        self.process = self.lab.spawn("dockerd", "--data-root", self.lab.directory / "docker", "--exec-root", "/run/docker", "--pidfile", "/run/docker.pid",
+                                      "--host", "unix:///run/docker.sock", "--storage-driver", "vfs", output=log)
+        wait_until(lambda: "Daemon has completed initialization" in log.read_text(), 30, "dockerd", log.read_text)
+
+    def command(self, *arguments):
+        return self.lab.run("docker", "--host", "unix:///run/docker.sock", *arguments).stdout
+
+    def stop(self):
+        self.lab.end(self.process, 20)
+        (self.lab.directory / "dockerd.log").unlink()
 
 
 class Deletions(LabTest):
@@ -206,6 +232,30 @@ class Firewalls(LabTest):
     def test_beside_docker_by_iptables_legacy(self):
         self.check(DOCKER.replace("iptables", "iptables-legacy"), "plain")
 
+    def test_beside_docker_itself(self):
+        """Its rules, its bridges with their routes, and their end, while the agent runs."""
+        self.start_agent()
+        self.vpn_up("def1-ipv6")
+        ours = self.lab.shell("nft -s list table inet novpn")
+        docker = Docker(self.lab)
+        for restarted in (False, True):
+            with self.subTest(restarted=restarted):
+                self.assertIn("172.30.0.0/16", self.lab.shell("iptables-save -t nat"))
+                self.assert_members_seen_at("a")
+                self.assert_others_seen_as(VPN_SEEN[4])
+                # Members reach containers as everybody does.
+                the_lab.wait_until(lambda: "172.30.0.0/16" in self.lab.shell("ip route show table 7866"), 10, "the bridge's prefix", self.agent.explain)
+            if not restarted:
+                docker.stop()
+                docker.start()
+        docker.command("network", "rm", "lab")
+        docker.stop()
+        self.lab.shell("ip link del docker0")
+        the_lab.wait_until(lambda: self.lab.shell("nft -s list table inet novpn") == ours, 10, "the guard without bridges", self.agent.explain)
+        self.assertNotIn("172.", self.lab.shell("ip route show table 7866"))
+        self.assert_members_seen_at("a")
+        self.assert_nothing_leaked()
+
     def test_beside_ufw_by_iptables_nft(self):
         self.check(UFW.replace("tables", "tables-nft"), "plain")
 
@@ -229,6 +279,10 @@ class Firewalls(LabTest):
         self.assert_others_seen_as(VPN_SEEN[4])
         before = self.lab.snapshot()
         firewalld.reload()
+        self.assert_members_seen_at("a")
+        self.assertEqual(self.lab.snapshot(), before)
+        firewalld.stop()
+        firewalld.start()
         self.assert_members_seen_at("a")
         self.assertEqual(self.lab.snapshot(), before)
         self.lab.roam("b")
