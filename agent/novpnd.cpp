@@ -10,6 +10,7 @@
 #include "agent/sources/gather.h"
 #include "agent/sources/sources.h"
 #include "agent/spawn.h"
+#include "agent/system_calls.h"
 #include "agent/table_names.h"
 #include "agent/units.h"
 #include "agent/watch.h"
@@ -145,8 +146,10 @@ Expected<void> run(const Options& options) {
     if (!cgroup_root) return tl::make_unexpected(cgroup_root.error());
     const bool mounts = config->marking == Marking::net_cls || NetCls(*cgroup_root).observe().mounted_by_us;
     // Before there are threads. Some systems forbid even this, and none needs it.
-    if (auto dropped = drop_privileges(mounts ? Mounting::kept : Mounting::given_up); !dropped)
-        spdlog::warn("{}, ignoring", to_string(dropped.error()));
+    const auto mounting = mounts ? Mounting::kept : Mounting::given_up;
+    if (auto dropped = drop_privileges(mounting); !dropped) spdlog::warn("{}, ignoring", to_string(dropped.error()));
+    if (auto refused = refuse_system_calls(mounting); !refused)
+        spdlog::warn("{}, ignoring", to_string(refused.error()));
     if (auto made = make_runtime_dir(options.runtime_dir); !made) return made;
 
     boost::asio::io_context io(1);

@@ -83,6 +83,7 @@ class StartStop(LabTest):
             held = {name: int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb")}
             self.assertEqual(held, {"CapPrm": used, "CapEff": used, "CapBnd": used, "CapInh": 0, "CapAmb": 0}, task)
             self.assertEqual(status["NoNewPrivs"], "1", task)
+            self.assertEqual(status["Seccomp"], "2", f"{task}: a filter of system calls")
         self.assertTrue(tasks)
 
     def test_a_second_agent_is_refused(self):
