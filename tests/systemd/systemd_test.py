@@ -197,6 +197,29 @@ class Package(machine.MachineTest):
         the_lab.wait_until(lambda: [w["text"] for w in self.status()["warnings"] if w["code"] == "unit nowhere.service"], 20,
                            "a warning", self.machine.journal)
 
+    def test_08c_the_bus_goes_and_comes_back(self):
+        """What needs it waits, and is said once; all else goes on, and nobody has to restart the agent."""
+        pid, unit = self.pid(), "arrived@bus.service"
+        self.machine.run("sh", "-ec", "printf '[Service]\\nType=oneshot\\nRemainAfterExit=yes\\nExecStart=/bin/true\\n' > /etc/systemd/system/arrived@.service;"
+                                      " systemctl daemon-reload; systemctl stop dbus.socket dbus.service")
+        self.addCleanup(self.machine.run, "sh", "-c", "rm -f /etc/novpn/conf.d/sites.yaml /etc/systemd/system/arrived@.service; novpn reload;"
+                                                      " systemctl start dbus.socket")
+        self.machine.run("sh", "-ec", f"printf 'sites:\n  - {{name: home, match: {{network: 192.168.10.0/24}}, on_enter: {unit}}}\n'"
+                                      " > /etc/novpn/conf.d/sites.yaml; novpn reload")
+
+        def warnings():
+            return [w["text"] for w in self.status()["warnings"] if w["code"] == f"unit {unit}"]
+        the_lab.wait_until(warnings, 20, "a warning", self.machine.journal)
+        before = self.kernel()
+        self.lab.shell("ip rule del preference 64")
+        the_lab.wait_until(lambda: self.kernel() == before, 20, "the rule put back", self.machine.journal)
+        self.assertIn("/novpn", self.machine.run("novpn", "run", "cat", "/proc/self/cgroup").stdout)
+        self.machine.run("systemctl", "start", "dbus.socket")
+        the_lab.wait_until(lambda: self.machine.show("ActiveState", unit) == "active", 40, "the unit of home", self.machine.journal)
+        the_lab.wait_until(lambda: not warnings(), 20, "no warning", self.machine.journal)
+        self.assertEqual(len([e for e in self.entries() if unit in e["MESSAGE"] and int(e["PRIORITY"]) <= 4]), 1, self.machine.journal())
+        self.assertEqual(self.pid(), pid)
+
     def test_09_down_is_final_and_a_stop_leaves_nothing(self):
         for command in (["novpn", "down"], ["systemctl", "stop", "novpnd"]):
             with self.subTest(command[0]):
