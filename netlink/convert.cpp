@@ -161,7 +161,8 @@ std::vector<Route> to_routes(std::span<const std::byte> message) {
     if (!attributes) return {};
     if (info->rtm_dst_len > (*family == Family::ipv4 ? 32 : 128)) return {};
 
-    Route route;
+    std::vector<Route> routes(1);
+    Route& route = routes.front();
     route.table = TableId{attributes->template value<std::uint32_t>(RTA_TABLE).value_or(info->rtm_table)};
     route.type = to_route_type(info->rtm_type);
     route.destination = any_prefix(*family);
@@ -173,14 +174,14 @@ std::vector<Route> to_routes(std::span<const std::byte> message) {
     route.source = attributes->ip(RTA_PREFSRC, info->rtm_family);
     route.scope = *family == Family::ipv4 ? info->rtm_scope : 0;
     route.protocol = Protocol{info->rtm_protocol};
-    if (!has_link(route.type)) return {route};
+    if (!has_link(route.type)) return routes;
 
     if (auto* multipath = attributes->raw(RTA_MULTIPATH)) return by_each_hop(route, multipath, info->rtm_family);
     route.gateway = attributes->ip(RTA_GATEWAY, info->rtm_family);
     if (!route.gateway) route.gateway = to_via(attributes->raw(RTA_VIA));
     route.link = IfIndex{attributes->template value<std::uint32_t>(RTA_OIF).value_or(0)};
     take_next_hop_flags(route, info->rtm_flags);
-    return {route};
+    return routes;
 }
 
 std::optional<RouteChange> to_route_change(std::span<const std::byte> message) {

@@ -162,7 +162,7 @@ bool ends_within(int pidfd, int milliseconds) {
 
 /// Holds nothing open of what the program may hold, but stderr.
 void let_go_of_all_but(int told, int program, int instance) {
-    (void)::chdir("/");
+    [[maybe_unused]] const int moved = ::chdir("/");
     const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
     (void)::dup2(null, STDIN_FILENO);
     (void)::dup2(null, STDOUT_FILENO);
