@@ -8,9 +8,9 @@
 //                flap       link down, link up, then the default by another gateway: timed from that one
 //                same       as flap, by the same gateway: the kernel removed the class's default without a word
 //                halves     one send: both halves through the tunnel, and another gateway
-//                storm      unrelated routes come and go (--routes), another gateway in the middle of it
+//                storm      unrelated ones come and go (--storm), another gateway meanwhile, and one after the last
 //     --family 4|6  --count N  --table T  --link L  --tunnel T  --gap MICROSECONDS  --cpu FILE (cpuacct.usage)
-//     --routes N
+//     --storm routes|links|scopes  --amount N of each  --other a link that flaps  --tree where scopes are made
 //   reaction --fill N --link L      puts N routes into main;  --clear N  takes them out
 // One line of JSON comes out.
 #include "tests/bench/wire.h"
@@ -26,6 +26,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <vector>
 
@@ -42,7 +43,10 @@ struct Options {
     std::string tunnel = "tun0";
     int gap_us = 1000;
     std::string cpu;
-    long routes = 200'000;
+    std::string storm = "routes";
+    long amount = 200'000;
+    std::string other = "other0";
+    std::string tree;
     long fill = 0;
     long clear = 0;
     std::vector<char*> contestant;
@@ -74,8 +78,14 @@ Options read_options(int argc, char** argv) {
             options.gap_us = std::stoi(value);
         else if (name == "--cpu")
             options.cpu = value;
-        else if (name == "--routes")
-            options.routes = std::stol(value);
+        else if (name == "--storm")
+            options.storm = value;
+        else if (name == "--amount")
+            options.amount = std::stol(value);
+        else if (name == "--other")
+            options.other = value;
+        else if (name == "--tree")
+            options.tree = value;
         else if (name == "--fill")
             options.fill = std::stol(value);
         else if (name == "--clear")
@@ -114,6 +124,31 @@ void many(int type, std::uint32_t link, std::uint32_t first, unsigned length, lo
     }
     sent();
     close(fd);
+}
+
+/// As a storm has them: each comes, and goes.
+void unrelated(const Options& options) {
+    if (options.storm == "routes") {
+        const std::uint32_t link = index_of(options.link.c_str());
+        many(RTM_NEWROUTE, link, 0x40000000, 32, options.amount);
+        many(RTM_DELROUTE, link, 0x40000000, 32, options.amount);
+    } else if (options.storm == "links") {
+        const int fd = open_rtnetlink();
+        const std::uint32_t link = index_of(options.other.c_str());
+        Batch batch;
+        for (long i = 0; i < 2 * options.amount; ++i) {
+            batch.link_up(link, i % 2);
+            batch.send(fd);
+        }
+        close(fd);
+    } else {
+        constexpr long kAtOnce = 20;
+        const auto path = [&](long i) { return options.tree + "/app-bench-" + std::to_string(i) + ".scope"; };
+        for (long i = 0; i < options.amount + kAtOnce; ++i) {
+            if (i < options.amount && mkdir(path(i).c_str(), 0755) < 0) fail(path(i).c_str());
+            if (i >= kAtOnce && rmdir(path(i - kAtOnce).c_str()) < 0) fail(path(i).c_str());
+        }
+    }
 }
 
 /// Notifications that a socket of this namespace has missed, of all sockets together.
@@ -260,7 +295,6 @@ class Course {
         change(RTM_DELROUTE, own);
         send();
     }
-    std::uint32_t link() const { return link_; }
 
     unsigned long ahead = 0;  ///< times that the default of the table was right before the change was made
     unsigned long absent = 0; ///< times that the default of the table was deleted
@@ -368,11 +402,10 @@ int main(int argc, char** argv) {
     if (options.scenario == "storm") {
         const pid_t storm = fork();
         if (storm == 0) {
-            many(RTM_NEWROUTE, course.link(), 0x40000000, 32, options.routes);
-            many(RTM_DELROUTE, course.link(), 0x40000000, 32, options.routes);
+            unrelated(options);
             _exit(0);
         }
-        course.rest(200'000);
+        course.rest(20'000);
         const auto change = [&](int which) {
             course.expect(course.physical(which));
             course.change(RTM_NEWROUTE, course.physical(which));
@@ -381,7 +414,9 @@ int main(int argc, char** argv) {
             note(course.wait(since, 8 * kSecond));
         };
         change(1);
-        waitpid(storm, nullptr, 0);
+        int status = 0;
+        waitpid(storm, &status, 0);
+        if (status) std::exit(1);
         change(2);
         course.rest(300'000);
     } else {

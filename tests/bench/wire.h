@@ -91,6 +91,22 @@ class Batch {
         header.ifi_flags = up ? IFF_UP : 0;
         begin(RTM_NEWLINK, 0, &header, sizeof header);
     }
+    /// Two links; the kernel names the other end.
+    void new_veth(const char* name) {
+        ifinfomsg header{};
+        begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &header, sizeof header);
+        put(IFLA_IFNAME, name, std::strlen(name) + 1);
+        struct {
+            rtattr kind{sizeof(rtattr) + 5, IFLA_INFO_KIND};
+            char name[8] = "veth";
+        } info;
+        put(IFLA_LINKINFO, &info, sizeof info);
+    }
+    void delete_link(std::uint32_t index) {
+        ifinfomsg header{};
+        header.ifi_index = static_cast<int>(index);
+        begin(RTM_DELLINK, 0, &header, sizeof header);
+    }
     /// An IPv6 address that is usable at once; no error where it is there.
     void address(std::uint32_t link, const char* text, unsigned length) {
         ifaddrmsg header{};
@@ -168,16 +184,18 @@ bool read_datagram(int fd, int flags, Visit visit) {
     return true;
 }
 
-/// Reads the answers to what was sent; a new route or address that the kernel refuses ends the program, as what it times
-/// could never come.
+/// Reads the answers to what was sent; a new route, address or link that the kernel refuses ends the program, as what
+/// it times could never come.
 inline void expect_no_refusal(int fd) {
     const auto check = [](const nlmsghdr& message) {
         if (message.nlmsg_type != NLMSG_ERROR) return;
         const auto* answer = static_cast<const nlmsgerr*>(NLMSG_DATA(&message));
         const auto type = answer->msg.nlmsg_type;
-        if (!answer->error || (type != RTM_NEWROUTE && type != RTM_NEWADDR)) return;
+        if (!answer->error || (type != RTM_NEWROUTE && type != RTM_NEWADDR && type != RTM_NEWLINK)) return;
         errno = -answer->error;
-        fail(type == RTM_NEWROUTE ? "the kernel refuses a route" : "the kernel refuses an address");
+        fail(type == RTM_NEWROUTE  ? "the kernel refuses a route"
+             : type == RTM_NEWADDR ? "the kernel refuses an address"
+                                   : "the kernel refuses a link");
     };
     while (read_datagram(fd, MSG_DONTWAIT, check)) {
     }
