@@ -43,6 +43,8 @@ def measure(name, chosen, sizes):
     programs, bench = chosen.programs.resolve(), chosen.bench.resolve()
     if name == "micro":
         return micro(bench, *sizes)
+    if name == "idle":
+        return contest.idle(programs, bench, *sizes)
     if name == "datapath":
         pairs, *more = sizes
         return datapath(programs, bench, chosen.pairs or pairs, *more)

@@ -1,10 +1,11 @@
 """Tables in which contestants take turns: reaction, scale, storm, idle."""
+import contextlib
 import pathlib
 import subprocess
 import sys
 import time
 
-from lab import APPS, TABLE, end, memory_of, median, number, run, table
+from lab import APPS, Lab, memory_of, median, number, run, table
 
 SCENARIOS = ["gateway", "takeover", "flap", "same", "halves"]
 
@@ -93,27 +94,28 @@ def storm(lab, rounds, routes, others):
                    "missed"], rows))
 
 
-def idle(lab, seconds):
-    rows = []
-    run("ip", "-n", lab.name, "route", "replace", "default", "via", "10.99.0.1", "dev", "phy0")
-    for name, command in lab.contestants(4).items():
-        process = lab.spawn(lab.inside(*command), stderr=subprocess.DEVNULL, start_new_session=True)
+def idle(programs, bench, seconds):
+    """Each in a lab of its own, all at the same time: nobody is there to be disturbed."""
+    rows, running = [], {}
+    with contextlib.ExitStack() as labs:
+        for name in labs.enter_context(Lab(programs, bench)).contestants(4):
+            lab = labs.enter_context(Lab(programs, bench))
+            run("ip", "-n", lab.name, "route", "replace", "default", "via", "10.99.0.1", "dev", "phy0")
+            running[name] = lab.spawn(lab.inside(*lab.contestants(4)[name]), stderr=subprocess.DEVNULL)
         time.sleep(5 if seconds > 5 else 1)
-        pids = [process.pid, *descendants(process.pid)]
-        before = sum(map(switches, pids))
+        pids = {name: [process.pid, *descendants(process.pid)] for name, process in running.items()}
+        before = {name: sum(map(switches, pids[name])) for name in running}
         time.sleep(seconds)
-        if process.poll() is not None:
-            sys.exit(f"bench: idle: {name} has ended with {process.returncode}")
-        after = sum(map(switches, pids))
-        memory = [memory_of(pid) for pid in pids]
-        rows.append([name, len(pids), after - before,
-                     *(f"{sum(each[what] for each in memory):,}" for what in ("Rss", "Pss", "Private_Dirty"))])
-        for pid in reversed(pids[1:]):
+        for name, process in running.items():
+            if process.poll() is not None:
+                sys.exit(f"bench: idle: {name} has ended with {process.returncode}")
+            after = sum(map(switches, pids[name]))
+            memory = [memory_of(pid) for pid in pids[name]]
+            rows.append([name, len(pids[name]), after - before[name],
+                         *(f"{sum(each[what] for each in memory):,}" for what in ("Rss", "Pss", "Private_Dirty"))])
+        for pid in [child for each in pids.values() for child in each[1:]]:
             subprocess.run(["kill", str(pid)], check=False, stderr=subprocess.DEVNULL)
-        end(process)
-        # The agent does not touch a table in which somebody else's routes are.
-        subprocess.run(["ip", "-n", lab.name, "route", "flush", "table", str(TABLE)], stderr=subprocess.DEVNULL, check=False)
-    return (f"## Idle\n\n{seconds} s without a change.\n\n" +
+    return (f"## Idle\n\n{seconds} s without a change, each in a laptop of its own.\n\n" +
             table(["contestant", "processes", "wake-ups", "RSS KiB", "PSS KiB", "private dirty KiB"], rows))
 
 

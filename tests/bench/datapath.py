@@ -88,8 +88,8 @@ class Side:
         lab = self.lab
         mount = lab.directory / "net_cls"
         mount.mkdir()
-        script = f"mount -t cgroup -o net_cls bench {mount} && mkdir {mount}/{lab.name} && echo 0x10001 > {mount}/{lab.name}/net_cls.classid"
-        done = subprocess.run(lab.inside("sh", "-c", script), text=True, capture_output=True, check=False)
+        script = 'mount -t cgroup -o net_cls bench "$0" && mkdir "$0/$1" && echo 0x10001 > "$0/$1/net_cls.classid"'
+        done = subprocess.run(lab.inside("sh", "-c", script, mount, lab.name), text=True, capture_output=True, check=False)
         if done.returncode:
             return done.stderr.strip()
         self.net_cls = pathlib.Path(f"/proc/{lab.mounts.pid}/root{mount}/{lab.name}")
@@ -173,11 +173,13 @@ def datapath(programs, bench, pairs, milliseconds, megabytes, classes):
                     for how in ("connected", "sendto"):
                         values, ratios = pairs_of(lambda side: side.blast(member, how, milliseconds), without, side, pairs)
                         each = statistics.median(values)
-                        packets.append([*what, who, how, len(ratios), number(each / 1e6, 3), number(1e9 / each, 0), *ratio_cells(ratios)])
+                        packets.append([*what, who, how, len(ratios), number(each / 1e6, 3), number(1e9 / each, 0),
+                                        *ratio_cells(ratios)])
                     if count == 10:
                         continue  # Between one and the most there is nothing to see.
                     values, ratios = pairs_of(lambda side: side.stream(member, megabytes), without, side, pairs)
-                    streams.append([*what, who, len(ratios), number(statistics.median(values) / 1e9, 2), *ratio_cells(ratios)])
+                    each = statistics.median(values)
+                    streams.append([*what, who, len(ratios), number(each / 1e9, 2), *ratio_cells(ratios)])
     head = ["rules", "classes", "BPF", "process"]
     return (f"## Data path\n\nRatio: of what the same process manages without any rule, by the median of pairs in turns, with the "
             "quartiles; A/A is another laptop without rules, and so the noise. A VPN has taken over, and a member goes where it "
