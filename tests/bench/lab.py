@@ -112,6 +112,11 @@ class Lab:
                                        stdout=subprocess.PIPE, text=True)
         if self.mounts.stdout.readline() != "ready\n":
             sys.exit("bench: no mount namespace")
+        # The kernel's own IPv6 addresses are not there at once, and their coming would be news in the midst of a part.
+        for _ in range(100):
+            if "tentative" not in run("ip", "-n", self.name, "addr"):
+                break
+            time.sleep(0.05)
         if self.cgroup:
             self.cgroup.mkdir()
         self.configure('uplinks:\n  links: [phy0]\n')
