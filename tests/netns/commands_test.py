@@ -489,6 +489,11 @@ while True:
                 result = self.lab.run(self.lab.directory / "bin/novpn", "--runtime-dir", directory, *arguments, check=False)
                 self.assert_said(result, status, stderr=rf"novpn: [^\n]*uid {the_lab.NOBODY} listens there[^\n]*\n")
                 self.assertEqual(read_line(listener), "0", "bytes that the impostor got")
+        # Nor by what a caller may have left in root's environment.
+        result = self.lab.run("env", f"NOVPN_RUNTIME_DIR={directory}", f"XDG_RUNTIME_DIR={directory}", f"DBUS_SYSTEM_BUS_ADDRESS=unix:path={directory}/io.novpn.Agent",
+                              self.lab.directory / "bin/novpn", "run", "true", check=False)
+        self.assert_said(result, 125, stderr=rf"novpn: [^\n]*uid {the_lab.NOBODY} listens there[^\n]*\n")
+        self.assertEqual(read_line(listener), "0", "bytes that the impostor got")
 
     def test_an_answer_without_sense_is_an_error(self):
         directory = self.lab.directory / "babble"

@@ -125,6 +125,7 @@ class Walk:
         self.kept = 0
         self.step = 0
         self.tunnels_made = 0
+        self.inode, self.objects = lab.netns_inode(), None
         # Two links may be at one site: neither answers for the other's address.
         self.sh("sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2")
         # A bridge has the lowest address of its ports: without one of its own a router's would change with every roam, and
@@ -238,8 +239,8 @@ class Walk:
             f"{self.lab.directory}/bin/novpn plan --config {self.lab.directory}/novpn.yaml",
             "echo @", "ip -o -N route show table all proto 78", "ip -o -N -6 route show table all proto 78",
             "echo @", "ip -o -N rule show | grep 'proto 78' || true", "echo @", "ip -o -N -6 rule show | grep 'proto 78' || true",
-            "echo @", "nft list tables"]))
-        fresh, routes, rules4, rules6, tables = ([line for line in part.splitlines() if line.strip()] for part in text.split("@"))
+            "echo @", "nft list tables", "echo @", "find /sys/fs/bpf -type f"]))
+        fresh, routes, rules4, rules6, tables, pins = ([line for line in part.splitlines() if line.strip()] for part in text.split("@"))
         if fresh != ["nothing to change"]:
             fresh = [line for line in fresh if not self.is_memory(line)]
             if fresh:
@@ -249,6 +250,9 @@ class Walk:
         for rules in (rules4, rules6):
             assert len(rules) == RULES, f"{len(rules)} rules of ours: {rules}"
         assert sum("novpn" in line for line in tables) == 1, tables
+        objects = pins + [str(path) for path in the_lab.cgroups_of(self.inode)]
+        self.objects = self.objects or objects
+        assert sorted(objects) == sorted(self.objects), f"pins and cgroups: {objects}, at first {self.objects}"
 
     def is_memory(self, line):
         """A difference that only memory explains: a fresh agent does not know a default that is gone from main while its

@@ -144,7 +144,9 @@ class Machine:
 
 @functools.cache
 def build_package():
-    """Once, for all the classes of a program."""
+    """Once, for all the classes of a program; NOVPN_PACKAGE is one that is built already."""
+    if "NOVPN_PACKAGE" in os.environ:
+        return pathlib.Path(os.environ["NOVPN_PACKAGE"])
     out = tempfile.TemporaryDirectory(prefix="novpn-deb-")
     atexit.register(out.cleanup)
     built = subprocess.run([SOURCE / "packaging/build-deb", "--of", BUILD, out.name], text=True, capture_output=True)
