@@ -48,7 +48,8 @@ Expected<void> drop_privileges(Mounting mounting) {
     (void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); // Linux 4.3; without it there are none
     bool has_more = false;
     for (std::size_t i = 0; i < now.size(); ++i) {
-        has_more = has_more || (now[i].permitted & ~kept[i].permitted) || now[i].inheritable;
+        // systemd 257, unlike 252, makes what a unit may have inheritable too, which is no more than that.
+        has_more = has_more || ((now[i].permitted | now[i].inheritable) & ~kept[i].permitted);
         now[i].permitted &= kept[i].permitted;
         now[i].effective &= kept[i].permitted;
         now[i].inheritable = 0;

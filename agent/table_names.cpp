@@ -21,10 +21,11 @@ Expected<void> write_if_changed(const fs::path& path, const std::string& text) {
     if (std::ifstream existing(path); existing) before << existing.rdbuf();
     if (before.str() == text) return {};
     fs::create_directories(path.parent_path(), error);
+    errno = 0; // a stream keeps no reason
     std::ofstream file(path, std::ios::trunc);
     file << text;
     file.flush();
-    if (!file) return system_error(error ? error.value() : EIO, "writing " + path.string());
+    if (!file) return system_error(error ? error.value() : errno ? errno : EIO, "writing " + path.string());
     return {};
 }
 
