@@ -668,6 +668,8 @@ class Walk:
             ports = [port for port in self.carrying() if port.leased and {port.link} == links_of]
             if self.agent_is == "running" and ports and self.expected_sites(family, routes, links):
                 self.displaced[family] = ports[0]
+            elif links_of:
+                self.displaced.pop(family, None)  # that of an earlier takeover is not the last one any more
 
     @event(4, lambda walk: len(walk.takeovers) < 2)
     def vpn_by_split(self):
