@@ -99,8 +99,8 @@ class Watch {
     Budget audits_left_{4, 4};        ///< of those that are about answered defaults alone
     bool other_news_ = false;         ///< since the last look, than about defaults and of a flood
     std::string_view news_;           ///< cause of the audit; empty: none is due
-    Clock::time_point first_news_{};  ///< of those that an audit is due for
-    Clock::time_point last_news_{};
+    Clock::time_point first_news_;    ///< of those that an audit is due for
+    Clock::time_point last_news_;
     std::chrono::milliseconds retry_{0};
 };
 

@@ -34,7 +34,7 @@ using NlMessage = std::unique_ptr<nl_msg, NlDeleter>;
 Expected<NlSocket> open_netlink(int protocol, std::string_view name, std::initializer_list<int> groups = {});
 
 /// The kernel fills at most 32 KiB of a dump into one datagram (net/netlink/af_netlink.c).
-inline constexpr std::size_t kNetlinkDatagram = 64 * 1024;
+inline constexpr std::size_t kNetlinkDatagram = 65536;
 /// recv(2) of one datagram; EINTR is repeated. Negative: errno.
 ssize_t receive(const nl_sock* socket, std::span<std::byte> buffer, int flags);
 /// The netlink messages in a datagram, header included; one that claims to be longer than the datagram ends it.
