@@ -11,7 +11,7 @@ namespace {
 
 /// A batch is many lines of nft; the log has one.
 std::string first_line(std::string text) {
-    if (auto end = text.find('\n'); end != std::string::npos) text = text.substr(0, end) + " …";
+    if (auto end = text.find('\n'); end != std::string::npos) text.replace(end, text.size(), " …");
     return text;
 }
 

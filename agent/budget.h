@@ -22,7 +22,7 @@ class Budget {
     double burst_;
     double per_second_;
     double tokens_;
-    Clock::time_point last_{};
+    Clock::time_point last_;
 };
 
 } // namespace novpn

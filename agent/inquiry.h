@@ -29,7 +29,7 @@ class Inquiry {
 
     Question question_;
     Clock::duration pause_{};
-    Clock::time_point next_{};
+    Clock::time_point next_;
 };
 
 } // namespace novpn

@@ -236,7 +236,7 @@ Expected<void> run(const Options& options) {
 
 } // namespace novpn
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) { // NOLINT(bugprone-exception-escape): out of memory, it ends
     novpn::Options options;
     CLI::App app{"Keeps chosen programs out of the VPN: runs the agent in the foreground.", "novpnd"};
     app.set_version_flag("--version", NOVPN_VERSION);

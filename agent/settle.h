@@ -28,8 +28,8 @@ class Settle {
     void looked(Clock::time_point now, bool fruitful);
 
   private:
-    Clock::time_point window_start_{};  ///< of the fruitless looks counted
-    Clock::time_point waiting_since_{}; ///< epoch: not waiting
+    Clock::time_point window_start_;  ///< of the fruitless looks counted
+    Clock::time_point waiting_since_; ///< epoch: not waiting
     int fruitless_ = 0;
 };
 

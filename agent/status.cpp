@@ -164,8 +164,8 @@ json::object to_json(const ClassConfig& c, const StatusFacts& facts) {
 /// What sites are told by, in the words of their `match`.
 json::array to_json(const Place& place) {
     json::array signs;
-    const auto add = [&](const char* key, std::string value) {
-        signs.push_back({{"key", key}, {"value", std::move(value)}});
+    const auto add = [&](const char* key, const std::string& value) {
+        signs.push_back({{"key", key}, {"value", value}});
     };
     for (const WifiLink& wifi : place.wifi) {
         if (!wifi.ssid.empty()) add("ssid", ssid_text(wifi.ssid));

@@ -25,13 +25,13 @@ struct Position {
 struct YamlNode {
     enum class Kind { null, scalar, list, map };
     Kind kind = Kind::null;
-    Position at{};      ///< a null has the position of its key, for it may have no text of its own
-    std::string text{}; ///< of a scalar
+    Position at;      ///< a null has the position of its key, for it may have no text of its own
+    std::string text; ///< of a scalar
     bool quoted = false;
-    std::vector<YamlNode> children{}; ///< of a list or map, in the order of the file
+    std::vector<YamlNode> children; ///< of a list or map, in the order of the file
 
-    std::string key{}; ///< of an entry of a map
-    Position key_at{};
+    std::string key; ///< of an entry of a map
+    Position key_at;
     bool operator==(const YamlNode&) const = default;
 };
 

@@ -91,7 +91,8 @@ Parsed<std::string> parse_account(const YamlNode& node) {
 }
 
 Parsed<std::uint32_t> uid_of(const YamlNode& node, const std::string& account) {
-    if (!is_account_name(account)) return static_cast<std::uint32_t>(*to_number(account));
+    if (const auto number = is_account_name(account) ? std::nullopt : to_number(account))
+        return static_cast<std::uint32_t>(*number);
     std::vector<char> buffer(std::size_t{1} << 16);
     passwd entry{};
     passwd* found = nullptr;
@@ -266,7 +267,7 @@ Parsed<Prefix> parse_destination(const YamlNode& node) {
         return wrong(node, fmt::format("{} has no length that an {} prefix can have (1 to {})", quote(text),
                                        host.is_v4() ? "IPv4" : "IPv6", width));
     }
-    const Prefix prefix = prefix_of(host, *length);
+    Prefix prefix = prefix_of(host, *length);
     if (const auto why = unusable(prefix); !why.empty()) return wrong(node, fmt::format("{} {}", quote(text), why));
     if (prefix.network != host) {
         return wrong(node, fmt::format("{} has bits beyond its length; write {}/{} for the network or {} for the host",

@@ -81,7 +81,7 @@ std::vector<Route> by_each_hop(const Route& route, const nlattr* multipath, int 
         by_hop.gateway = attributes->ip(RTA_GATEWAY, family);
         if (!by_hop.gateway) by_hop.gateway = to_via(attributes->raw(RTA_VIA));
         take_next_hop_flags(by_hop, hop->rtnh_flags);
-        int step = static_cast<int>(RTNH_ALIGN(hop->rtnh_len));
+        const int step = RTNH_ALIGN(hop->rtnh_len);
         left -= step;
         if (left <= 0) break;
         hop = reinterpret_cast<rtnexthop*>(reinterpret_cast<char*>(hop) + step);
@@ -240,7 +240,7 @@ std::optional<Rule> to_rule(std::span<const std::byte> message) {
     if (auto uids = attributes->template value<fib_rule_uid_range>(FRA_UID_RANGE))
         rule.uids = UidRange{uids->start, uids->end};
     auto suppress = attributes->template value<std::uint32_t>(FRA_SUPPRESS_PREFIXLEN);
-    if (suppress && *suppress != 0xffffffff) rule.suppress_prefix_length = *suppress;
+    if (suppress != 0xffffffff) rule.suppress_prefix_length = suppress;
     rule.l3mdev = attributes->template value<std::uint8_t>(FRA_L3MDEV).value_or(0) != 0;
     rule.protocol = Protocol{attributes->template value<std::uint8_t>(FRA_PROTOCOL).value_or(0)};
     return rule;

@@ -39,8 +39,10 @@ class Program {
     void load32(std::uint32_t offset) { add(BPF_LD | BPF_W | BPF_ABS, offset); }
     /// The offset of the message's attribute of this type; 0 where there is none.
     void find_attribute(std::uint32_t type) {
+        // NOLINTBEGIN(misc-redundant-expression): most are 0, and each says something
         add(BPF_LD | BPF_W | BPF_IMM, kAttributes);
         add(BPF_LDX | BPF_W | BPF_IMM, type);
+        // NOLINTEND(misc-redundant-expression)
         add(BPF_LD | BPF_W | BPF_ABS, static_cast<std::uint32_t>(SKF_AD_OFF + SKF_AD_NLATTR));
     }
     /// The 32 bits of the attribute whose offset is loaded.

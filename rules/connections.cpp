@@ -26,7 +26,7 @@ Found attributes_in(const void* first, std::size_t size) {
     auto left = static_cast<int>(size);
     while (mnl_attr_ok(attribute, left)) {
         found[mnl_attr_get_type(attribute)] = attribute;
-        left -= static_cast<int>(MNL_ALIGN(attribute->nla_len));
+        left -= MNL_ALIGN(attribute->nla_len);
         attribute = mnl_attr_next(attribute);
     }
     return found;

@@ -108,7 +108,7 @@ bool is_made_by_managers(const std::string& path, const Place& place, const Seen
         const bool is_manager_itself = place.manager && depth == place.of_system;
         const bool may_be_the_users = is_manager_itself || depth > place.of_system;
         const uid_t owner = above->second.owner;
-        if (owner != 0 && !(may_be_the_users && owner == *place.manager)) return false;
+        if (owner != 0 && !(may_be_the_users && owner == place.manager)) return false;
     }
     return true;
 }

@@ -95,7 +95,7 @@ Structure everything() {
 }
 
 Expected<void> probe(Socket& socket, const Structure& structure) {
-    const auto done = offer(socket, structure);
+    auto done = offer(socket, structure);
     if (done) return {};
     if (done.error().code == std::errc::operation_not_permitted) return done;
     const std::string option = missing(socket, structure);

@@ -55,7 +55,7 @@ std::optional<address> to_address(const void* key, std::uint32_t size) {
 /// The prefix from `start` up to `end`, which is behind it; none: that is no prefix.
 std::optional<Prefix> prefix_between(const address& start, const std::optional<address>& end) {
     for (unsigned length = 0; length <= (start.is_v4() ? 32u : 128u); ++length) {
-        const Prefix prefix = prefix_of(start, length);
+        Prefix prefix = prefix_of(start, length);
         if (prefix.network == start && first_behind(prefix) == end) return prefix;
     }
     return std::nullopt;

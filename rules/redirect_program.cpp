@@ -38,9 +38,11 @@ class Assembly {
     void copy(std::uint8_t to, std::uint8_t from) { add(BPF_ALU64 | BPF_MOV | BPF_X, to, from, 0, 0); }
     void point(std::uint8_t to, std::int16_t offset) {
         copy(to, kStack);
+        // NOLINTNEXTLINE(misc-redundant-expression): two of them are 0, and say something
         add(BPF_ALU64 | BPF_ADD | BPF_K, to, 0, 0, static_cast<std::uint32_t>(std::int32_t{offset}));
     }
     void map(std::uint8_t to, int fd) {
+        // NOLINTNEXTLINE(misc-redundant-expression): likewise
         add(BPF_LD | BPF_DW | BPF_IMM, to, BPF_PSEUDO_MAP_FD, 0, static_cast<std::uint32_t>(fd));
         add(0, 0, 0, 0, 0);
     }

@@ -129,8 +129,8 @@ Expected<varlink::Reply> Client::receive(Deadline deadline, const std::string& d
     return reply;
 }
 
-Expected<boost::json::object> Client::call(std::string_view method, boost::json::object parameters, std::string doing,
-                                           std::chrono::milliseconds at_most) {
+Expected<boost::json::object> Client::call(std::string_view method, boost::json::object parameters,
+                                           const std::string& doing, std::chrono::milliseconds at_most) {
     const auto deadline = Clock::now() + at_most;
     if (auto sent = send(call_of(method, std::move(parameters)), deadline, doing); !sent)
         return tl::make_unexpected(sent.error());

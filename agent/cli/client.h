@@ -22,7 +22,8 @@ class Client {
     static Expected<Client> connect(const std::string& runtime_dir);
 
     /// The reply's parameters. `method` is one of io.novpn.Agent, `doing` what the person asked for, for the error.
-    Expected<boost::json::object> call(std::string_view method, boost::json::object parameters, std::string doing,
+    Expected<boost::json::object> call(std::string_view method, boost::json::object parameters,
+                                       const std::string& doing,
                                        std::chrono::milliseconds at_most = std::chrono::seconds(5));
 
     /// Gives each reply of a method with several to `each`, for as long as it returns true and the agent answers; the

@@ -68,10 +68,10 @@ int print_dressed(const std::string& text, std::size_t indent, Colour first) {
 }
 
 Expected<json::object> ask(const std::string& runtime_dir, std::string_view method, json::object parameters,
-                           std::string doing, std::chrono::milliseconds at_most = std::chrono::seconds(5)) {
+                           const std::string& doing, std::chrono::milliseconds at_most = std::chrono::seconds(5)) {
     auto client = Client::connect(runtime_dir);
     if (!client) return tl::make_unexpected(client.error());
-    return client->call(method, std::move(parameters), std::move(doing), at_most);
+    return client->call(method, std::move(parameters), doing, at_most);
 }
 
 Expected<json::object> place(const std::string& runtime_dir, const std::string& class_name, pid_t pid,

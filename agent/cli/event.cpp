@@ -27,7 +27,7 @@ std::string to_line(const json::object& event, std::optional<std::size_t> column
     for (const std::string& operation : operations) done += (done.empty() ? "" : "; ") + operation;
     const auto more = changes - static_cast<std::int64_t>(operations.size());
     if (more > 0) done += fmt::format("; {} more", more);
-    const std::string whole = line + " → " + done + end;
+    std::string whole = line + " → " + done + end;
     if (whole == cut(whole, columns)) return whole;
     // Too long for the terminal: how many they are, and as much of the decision as fits before how long it took.
     const std::string rest = " → " + counted(changes, "operation", "operations") + end;

@@ -49,7 +49,7 @@ std::vector<const json::object*> objects_of(const json::object& object, std::str
 }
 
 std::string dns_words(const json::object& dns) {
-    const auto by = text_of(dns, "by");
+    auto by = text_of(dns, "by");
     if (by == "vpn") return "by the name servers of the rest of the machine";
     if (by == "machine") return "by the name servers of the rest of the machine: no VPN has taken over";
     if (by == "none") return "not at all: nobody says what the uplink's resolver is";

@@ -78,7 +78,7 @@ Expected<std::string> write_launcher(const LauncherRequest& request, const std::
                                      bool with_systemd) {
     const std::string doing = "writing a launcher of " + request.id;
     const std::string directory = data_directories.front() + "/applications/";
-    const std::string path = directory + request.id + ".desktop";
+    std::string path = directory + request.id + ".desktop";
     const auto text = text_of_original(request.id, data_directories, path);
     const DesktopEntry entry = text ? parse_desktop_entry(*text) : DesktopEntry{};
     // A name with a '/' is never that of an id, so that nothing is written elsewhere.

@@ -83,7 +83,7 @@ struct Control::Connection {
 
     void close() {
         boost::system::error_code ignored; // The descriptor is gone after close(2), whatever it says.
-        socket.close(ignored);
+        (void)socket.close(ignored);
     }
 
     std::shared_ptr<State> state;
@@ -168,7 +168,7 @@ Control::~Control() {
     state_->closed = true;
     ::unlink(state_->path.c_str());
     boost::system::error_code ignored;
-    state_->listener.close(ignored);
+    (void)state_->listener.close(ignored);
     for (Connection* connection : state_->connections) connection->close();
     state_->serving.accounts.close();
 }

@@ -30,7 +30,7 @@ std::optional<boost::asio::ip::address> to_address(const std::string& text) {
     // inet_pton(3) would stop at a NUL.
     if (text.find('\0') != std::string::npos) return std::nullopt;
     boost::system::error_code error;
-    const auto address = boost::asio::ip::make_address(text, error);
+    auto address = boost::asio::ip::make_address(text, error);
     if (error) return std::nullopt;
     // The kernel routes a mapped address as the IPv4 address that it is.
     if (address.is_v6() && address.to_v6().is_v4_mapped())

@@ -34,7 +34,7 @@ void FileWatch::watch(bool wanted) {
     if (wanted == fd_.is_open()) return;
     if (!wanted) {
         boost::system::error_code ignored;
-        fd_.close(ignored);
+        (void)fd_.close(ignored);
         return;
     }
     const int fd = ::inotify_init1(IN_NONBLOCK | IN_CLOEXEC);

@@ -14,8 +14,8 @@ namespace novpn {
 namespace {
 
 /// One lease; dhclient appends to its file and rewrites it now and then.
-constexpr std::size_t kMaxLease = 64 * 1024;
-constexpr std::size_t kMaxLeases = 1024 * 1024;
+constexpr std::size_t kMaxLease = 65536;
+constexpr std::size_t kMaxLeases = 1048576;
 
 std::optional<IfIndex> index_of(const std::vector<Link>& links, std::string_view name) {
     auto found = std::ranges::find(links, name, &Link::name);

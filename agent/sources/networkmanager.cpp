@@ -247,8 +247,8 @@ class NetworkManager {
         sd_bus_message_set_auto_start(request.get(), 0);
         if (flags && sd_bus_message_append(request.get(), "u", *flags) < 0) return false;
         // Asynchronous: a synchronous call waits for the bus to let us in, however long that takes.
-        auto& call = calls_.emplace_back(Call{std::move(read)});
-        return sd_bus_call_async(bus_.get(), nullptr, request.get(), take_answer, &call, 0) >= 0;
+        calls_.push_back(Call{std::move(read)});
+        return sd_bus_call_async(bus_.get(), nullptr, request.get(), take_answer, &calls_.back(), 0) >= 0;
     }
 
     /// True when all calls are answered.
