@@ -100,7 +100,7 @@ void time_diff(benchmark::State& state, Of what, bool first) {
 }
 
 void add(const char* name, Of what) {
-    const auto sizes = [](benchmark::internal::Benchmark* timed) {
+    const auto sizes = [](auto* timed) {
         timed->RangeMultiplier(10)->Range(10, 10'000)->Unit(benchmark::kMicrosecond)->Complexity();
     };
     sizes(benchmark::RegisterBenchmark(fmt::format("decide/{}", name).c_str(), time_decide, what));
