@@ -183,7 +183,7 @@ def datapath(programs, bench, pairs, milliseconds, megabytes, classes):
     head = ["rules", "classes", "BPF", "process"]
     return (f"## Data path\n\nRatio: of what the same process manages without any rule, by the median of pairs in turns, with the "
             "quartiles; A/A is another laptop without rules, and so the noise. A VPN has taken over, and a member goes where it "
-            "would lead. By hand: net_cls, `iptables -m cgroup -j MARK`, a rule and MASQUERADE.\n\n"
+            "would lead. With 0 classes the agent's one class is off. By hand: net_cls, `iptables -m cgroup -j MARK`, a rule and MASQUERADE.\n\n"
             "### Small packets\n\nUDP, 60 bytes with all headers; packets a second of the sender's processor time, in which is "
             "the kernel's work to the far end of the veth.\n\n" +
             table([*head, "socket", "pairs", "Mpps", "ns a packet", "ratio", "quartiles"], packets) + "\n" +
