@@ -147,7 +147,15 @@ bool Agent::heard_of_default(const RouteChange& change, Clock::time_point since)
             return true;
         }
     }
-    const Family family = family_of(change.hops.front());
+    return answer_new_defaults(family_of(change.hops.front()), since);
+}
+
+bool Agent::catch_up(const std::set<Family>& families, Clock::time_point since) {
+    if (released_ || incomplete_) return false;
+    return std::ranges::all_of(families, [&](Family family) { return answer_new_defaults(family, since); });
+}
+
+bool Agent::answer_new_defaults(Family family, Clock::time_point since) {
     const bool same_site = config_.sites.empty() || is_at_the_same_site();
     std::optional<Config> changed; // a copy takes its time
     if (!config_.sites.empty() || !switches_.empty()) changed = config_at(desired_->site, desired_->place);

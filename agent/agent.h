@@ -76,6 +76,10 @@ class Agent : public Service {
     /// A default route of main has come or gone: classes whose default it changes have another when this returns. True:
     /// the look that audits it can wait for a quiet moment.
     bool heard_of_default(const RouteChange& change, Clock::time_point since);
+    /// One that came during the last look, which may have seen it; false as above. Answered by catch_up() once all of
+    /// them are heard of: what one of them says may be long over.
+    bool heard_of_default_late(const RouteChange& change) { return mirror_.take_again(change); }
+    bool catch_up(const std::set<Family>& families, Clock::time_point since);
     /// Main has more routes by a gateway than are copied: which of them come and go is of no use.
     bool is_crowded() const { return crowded_; }
     /// The pass that ended just now saw all there was to see: no news is still to come about what it saw.
@@ -132,6 +136,7 @@ class Agent : public Service {
     Scope scope(Depth depth) const;
     Expected<Observed> look(Depth depth);
     std::optional<Observed> look_at_defaults(Scope scope);
+    bool answer_new_defaults(Family family, Clock::time_point since);
     bool replace_ahead(const Route& route, Clock::time_point since);
     void keep_others_of_main(const Observed& observed);
     void take_in(const std::map<std::string, MatchedCgroup>& matched, const SeenCgroups& seen, std::string_view cause);

@@ -28,11 +28,29 @@ void Mirror::reflect(const Observed& observed, const Desired& desired, bool undo
     for (const ClassMarking& c : desired.nft.classes) links_[c.name] = c.links;
 }
 
-bool Mirror::take(const RouteChange& change) {
-    const auto doubtful = [&] {
-        doubt();
-        return false;
+bool Mirror::doubtful() {
+    doubt();
+    return false;
+}
+
+bool Mirror::take_again(const RouteChange& change) {
+    if (!trusted_ || change.hops.size() != 1) return doubtful();
+    const Route& route = change.hops.front();
+    std::vector<const Route*> there;
+    for (const Route& other : observed_.routes)
+        if (key(other) == key(route)) there.push_back(&other);
+    const auto is_same_hop = [&](const Route* other) {
+        return other->link == route.link && other->gateway == route.gateway;
     };
+    const auto is_it = [&](const Route* other) { return *other == route; };
+    // Seen already: it has come, and is alone there, or has gone.
+    if (change.added ? there.size() == 1 && is_it(there.front()) : std::ranges::none_of(there, is_same_hop)) return true;
+    // What is there instead may be older or younger, beside it or in its place.
+    if (change.added ? !there.empty() : std::ranges::none_of(there, is_it)) return doubtful();
+    return take(change);
+}
+
+bool Mirror::take(const RouteChange& change) {
     if (!trusted_ || change.hops.size() != 1) return doubtful();
     const Route& route = change.hops.front();
     auto& routes = observed_.routes;
@@ -42,6 +60,8 @@ bool Mirror::take(const RouteChange& change) {
         const auto same_hop = [&](const Route& other) {
             return same_place(other) && other.link == route.link && other.gateway == route.gateway;
         };
+        // What siblings share is told of all of them as of one.
+        if (there > 1 && family_of(route) == Family::ipv6) return doubtful();
         if (std::ranges::count_if(routes, same_hop) != 1) return doubtful();
         std::erase_if(routes, same_hop);
         return true;

@@ -25,6 +25,9 @@ class Mirror {
 
     /// A default route of main has come or gone. False: in doubt.
     bool take(const RouteChange& change);
+    /// The same of one that the look may have seen already, as it came meanwhile: when all of those are taken, it is
+    /// what they came to.
+    bool take_again(const RouteChange& change);
     /// The default of the class's table is this one now.
     void take(const Route& own_default);
 
@@ -53,6 +56,7 @@ class Mirror {
     };
     std::map<Family, Way> ways_;
     static Uplink uplink_of(const Way& way, const Route& route);
+    bool doubtful();
     bool reflects_ = false; ///< a look, in which nothing else than these decides about a default
     bool trusted_ = false;
 };

@@ -123,7 +123,7 @@ void Watch::widen() {
 }
 
 void Watch::start(std::function<void()> on_term, std::function<void()> on_leave) {
-    looked(drain_routes(false), Clock::now()); // by the agent, as it started
+    looked(); // by the agent, as it started
     watch_routes();
     spawn(io_, watch_nft());
     spawn(io_, watch_wifi());
@@ -145,7 +145,9 @@ void Watch::watch_routes() {
 
 void Watch::read_routes() {
     for (bool more = true; more;) {
-        const auto drained = drain_routes(true);
+        const auto since = Clock::now();
+        const auto drained =
+            drain_routes([&](const RouteChange& change) { return agent_.heard_of_default(change, since); });
         if (!drained.cause.empty())
             notified(drained.cause);
         else if (!drained.later.empty())
@@ -154,10 +156,7 @@ void Watch::read_routes() {
     }
 }
 
-RouteMonitor::Drained Watch::drain_routes(bool answers) {
-    const auto since = Clock::now();
-    RouteMonitor::OnDefault on_default;
-    if (answers) on_default = [&](const RouteChange& change) { return agent_.heard_of_default(change, since); };
+RouteMonitor::Drained Watch::drain_routes(const RouteMonitor::OnDefault& on_default) {
     auto drained = routes_.drain(kernel_.routing().port(), agent_.gateways(), agent_.gateway_macs(), on_default);
     if (!drained.cause.empty()) agent_.doubt_mirror();
     by_gateway_ += drained.by_gateway;
@@ -241,13 +240,12 @@ void Watch::look(std::string_view cause, Clock::time_point since, Depth depth) {
     waiting_since_.reset();
     news_ = {};
     // What is queued is older than what is looked at now: after the look it would tell of a past.
-    while (drain_routes(false).flooded) {
+    while (drain_routes().flooded) {
     }
     depth = std::max(depth, depth_of_audit());
     by_gateway_ = 0;
     other_news_ = false;
     Pass pass = agent_.reconcile(cause, since, depth);
-    const auto missed = drain_routes(false);
     const auto now = Clock::now();
     settle_.looked(now, pass.operations > 0);
     if (pass.failure) {
@@ -259,14 +257,30 @@ void Watch::look(std::string_view cause, Clock::time_point since, Depth depth) {
         if (pass.wait) look_later(now + *pass.wait, "repair", now);
     }
     if (!flooded_ && filter_.narrow != agent_.is_crowded()) set_filter(agent_.is_crowded());
-    looked(missed, now);
+    looked();
 }
 
-/// `missed`: what came during the look may be in it, or not.
-void Watch::looked(const RouteMonitor::Drained& missed, Clock::time_point now) {
-    if (!missed.cause.empty()) return look_later(settle_.look_at(now), missed.cause, now);
-    agent_.trust_mirror(); // which knows nothing of other routes than defaults
-    if (!missed.later.empty()) look_when_quiet(missed.later, now);
+/// What came during the look may be in it, or not.
+void Watch::looked() {
+    agent_.trust_mirror(); // of other routes than defaults it knows nothing
+    std::set<Family> changed;
+    const auto take = [&](const RouteChange& change) {
+        changed.insert(family_of(change.hops.front()));
+        return agent_.heard_of_default_late(change);
+    };
+    std::string_view cause, later;
+    for (bool more = true; more;) {
+        const auto missed = drain_routes(take);
+        if (cause.empty()) cause = missed.cause;
+        if (later.empty()) later = missed.later;
+        more = missed.flooded;
+    }
+    const auto now = Clock::now();
+    if (cause.empty() && !changed.empty() && !agent_.catch_up(changed, now)) cause = later;
+    if (!cause.empty())
+        look_later(settle_.look_at(now), cause, now);
+    else if (!later.empty())
+        look_when_quiet(later, now);
 }
 
 /// Once there has been no news for kAuditQuiet, or kAuditMax after the first.

@@ -58,13 +58,13 @@ class Watch {
     boost::asio::awaitable<void> watch_removals();
     boost::asio::awaitable<void> watch_clock();
     boost::asio::awaitable<void> watch_signals(std::function<void()> on_term, std::function<void()> on_leave);
-    RouteMonitor::Drained drain_routes(bool answers);
+    RouteMonitor::Drained drain_routes(const RouteMonitor::OnDefault& on_default = {});
     void look(std::string_view cause, Clock::time_point since, Depth depth = Depth::usual);
     void narrow_down();
     void widen();
     void set_filter(bool narrow);
     void look_when_quiet(std::string_view cause, Clock::time_point now);
-    void looked(const RouteMonitor::Drained& missed, Clock::time_point now);
+    void looked();
     void audit();
     Depth depth_of_audit() const;
     void audit_at(Clock::time_point when);
