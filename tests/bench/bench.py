@@ -20,7 +20,7 @@ from micro import micro
 
 # By name: what a part is measured with, in full and as a smoke test.
 FULL = {"scale": ([10, 1_000, 10_000, 100_000, 1_000_000], 300), "storm": (3, 200_000, 1_000), "idle": (60,),
-        "datapath": (25, 100, 200, [0, 1, 10, 64]), "micro": (0.1, 5), "memory": (1_000_000,)}
+        "datapath": (25, 100, 100, [0, 1, 10, 64]), "micro": (0.1, 5), "memory": (1_000_000,)}
 SMOKE = {"scale": ([10, 100], 3), "storm": (1, 2_000, 20), "idle": (1,), "datapath": (1, 5, 1, [0, 3]), "micro": (0.001, 1),
          "memory": (10_000,)}
 PARTS = ["reaction", *FULL]
