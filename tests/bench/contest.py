@@ -86,8 +86,8 @@ def storm(lab, rounds, routes, others):
         for name, runs in measured.items():
             rows.append([f"{amount:,} {kind}", name, number(median(run["cpu_ms"] for run in runs), 2),
                          number(median(run["cpu_ms"] * 1e3 / (2 * amount) for run in runs), 2),
-                         sum(run["overruns"] for run in runs), number(median(run["first"] for run in runs)),
-                         number(median(run["last"] for run in runs)), number(max(run["max"] for run in runs)),
+                         sum(run["overruns"] for run in runs), number(median(run["during"] for run in runs)),
+                         number(median(run["after"] for run in runs)), number(max(run["max"] for run in runs)),
                          sum(run["missed"] for run in runs)])
     return ("## Storm\n\nEach comes and goes: unrelated routes; a link that is no way out, up and down; scopes of an application "
             "of the class, 20 at once. Another gateway comes 20 ms after the first, and one right after the last: how long "
