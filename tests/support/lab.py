@@ -128,8 +128,13 @@ exec sleep infinity
 """}
 
 
+# How many times as long a slow agent is waited for: under valgrind.
+PATIENCE = float(os.environ.get("NOVPN_LAB_PATIENCE", 1))
+
+
 def wait_until(condition, timeout=5.0, what="the condition", detail=None):
     """Polls until condition() is true and returns its value. detail() explains a failure."""
+    timeout *= PATIENCE
     end = time.monotonic() + timeout
     while True:
         value = condition()
@@ -144,6 +149,7 @@ def wait_until(condition, timeout=5.0, what="the condition", detail=None):
 def read_line(process, timeout=5.0):
     """A line of process.stdout (an unbuffered pipe), without its end."""
     line = b""
+    timeout *= PATIENCE
     end = time.monotonic() + timeout
     while not line.endswith(b"\n"):
         if not select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
@@ -260,7 +266,7 @@ class Agent:
     def stop(self, with_signal=signal.SIGTERM, timeout=10):
         """Ends the agent and returns its exit status."""
         self.process.send_signal(with_signal)
-        return self.process.wait(timeout)
+        return self.process.wait(timeout * PATIENCE)
 
     def kill9(self):
         return self.stop(signal.SIGKILL)
@@ -536,7 +542,7 @@ E""", "vpn")
 
     def run(self, *command, namespace="laptop", uid=None, check=True, timeout=20, input=None):
         result = subprocess.run(self.command(*command, namespace=namespace, uid=uid), env=self.environment, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, cwd="/",
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout * PATIENCE, cwd="/",
                                 **({"input": input} if input is not None else {"stdin": subprocess.DEVNULL}))
         if check and result.returncode != 0:
             raise AssertionError(f"{shlex.join(map(str, command))}: exit {result.returncode}\n{result.stdout}{result.stderr}")
@@ -560,7 +566,7 @@ E""", "vpn")
     def end(self, process, timeout=5):
         if process.poll() is None:
             process.terminate()
-        process.wait(timeout)
+        process.wait(timeout * PATIENCE)
 
     # ---- the network
 
