@@ -240,7 +240,7 @@ std::optional<Rule> to_rule(std::span<const std::byte> message) {
     if (auto uids = attributes->template value<fib_rule_uid_range>(FRA_UID_RANGE))
         rule.uids = UidRange{uids->start, uids->end};
     auto suppress = attributes->template value<std::uint32_t>(FRA_SUPPRESS_PREFIXLEN);
-    if (suppress != 0xffffffff) rule.suppress_prefix_length = suppress;
+    if (suppress && *suppress != 0xffffffff) rule.suppress_prefix_length = suppress;
     rule.l3mdev = attributes->template value<std::uint8_t>(FRA_L3MDEV).value_or(0) != 0;
     rule.protocol = Protocol{attributes->template value<std::uint8_t>(FRA_PROTOCOL).value_or(0)};
     return rule;
