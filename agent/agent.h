@@ -200,9 +200,9 @@ class Agent : public Service {
     std::map<uid_t, std::optional<bool>> users_; ///< with a manager: whether their apps are matched, once that is known
     std::vector<std::string> taken_in_;          ///< operations ahead of the next pass, as their text
     Mirror mirror_;
-    std::vector<Route> others_of_main_;  ///< than its defaults, as of the last look at it
-    bool crowded_ = false;               ///< as of the last pass
-    std::vector<ReplaceRoute> answered_; ///< ahead of the next pass too, which tells of them
+    std::vector<Route> others_of_main_;                    ///< than its defaults, as of the last look at it
+    bool crowded_ = false;                                 ///< as of the last pass
+    std::vector<ReplaceRoute> answered_;                   ///< ahead of the next pass too, which tells of them
     std::optional<std::chrono::microseconds> answered_in_; ///< the last of them
     Observed shown_;                 ///< of the last pass, what operations on cgroups are told with
     std::set<std::string> attached_; ///< cgroups of others that a BPF program of ours may be on

@@ -44,7 +44,8 @@ bool Mirror::take_again(const RouteChange& change) {
     };
     const auto is_it = [&](const Route* other) { return *other == route; };
     // Seen already: it has come, and is alone there, or has gone.
-    if (change.added ? there.size() == 1 && is_it(there.front()) : std::ranges::none_of(there, is_same_hop)) return true;
+    if (change.added ? there.size() == 1 && is_it(there.front()) : std::ranges::none_of(there, is_same_hop))
+        return true;
     // What is there instead may be older or younger, beside it or in its place.
     if (change.added ? !there.empty() : std::ranges::none_of(there, is_it)) return doubtful();
     return take(change);

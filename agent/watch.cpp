@@ -292,7 +292,8 @@ void Watch::look_when_quiet(std::string_view cause, Clock::time_point now) {
         first_news_ = now;
     }
     // An audit that waits for its turn does not hold up what is not answered yet.
-    if (is_first || (depth_of_audit() == Depth::usual && audit_.expiry() > now + kAuditQuiet)) audit_at(now + kAuditQuiet);
+    if (is_first || (depth_of_audit() == Depth::usual && audit_.expiry() > now + kAuditQuiet))
+        audit_at(now + kAuditQuiet);
 }
 
 void Watch::audit_at(Clock::time_point when) {
@@ -308,7 +309,8 @@ void Watch::audit() {
     const auto due = std::min(last_news_ + kAuditQuiet, first_news_ + kAuditMax);
     if (due > now) return audit_at(due);
     // While one gateway follows another, each of them is answered; to tell of them all takes a look for many.
-    if (const auto wait = depth_of_audit() != Depth::usual ? audits_left_.take(now) : std::nullopt) return audit_at(now + *wait);
+    if (const auto wait = depth_of_audit() != Depth::usual ? audits_left_.take(now) : std::nullopt)
+        return audit_at(now + *wait);
     look(news_, first_news_, depth_of_audit());
 }
 

@@ -78,8 +78,7 @@ NlMessage make_request(int type, const void* header, std::size_t size) {
     if (!message || !nlmsg_put(message.get(), NL_AUTO_PORT, NL_AUTO_SEQ, type, 0, NLM_F_REQUEST))
         throw std::bad_alloc();
     // nlmsg_append() takes no const but does not write.
-    if (nlmsg_append(message.get(), const_cast<void*>(header), size, NLMSG_ALIGNTO) < 0)
-        throw std::bad_alloc();
+    if (nlmsg_append(message.get(), const_cast<void*>(header), size, NLMSG_ALIGNTO) < 0) throw std::bad_alloc();
     return message;
 }
 

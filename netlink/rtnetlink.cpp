@@ -131,8 +131,8 @@ NlPtr<rtnl_rule> to_nl(const Rule& rule) {
     return result;
 }
 
-/// RTM_NEWROUTE or RTM_GETROUTE, built in place: these are what a reaction and a look wait for, and libnl's objects cost
-/// more than the kernel's whole answer.
+/// RTM_NEWROUTE or RTM_GETROUTE, built in place: these are what a reaction and a look wait for, and libnl's objects
+/// cost more than the kernel's whole answer.
 class RouteRequest {
   public:
     RouteRequest(int type, const rtmsg& route, int flags) {

@@ -94,9 +94,9 @@ class RouteMonitor {
 
     /// What a drain saw, each the first of its kind ("default route added"), empty when there was none.
     struct Drained {
-        std::string_view cause;     ///< to look at once
-        std::string_view later;     ///< to look when it is quiet
-        bool overrun = false;       ///< ENOBUFS: notifications were lost
+        std::string_view cause;       ///< to look at once
+        std::string_view later;       ///< to look when it is quiet
+        bool overrun = false;         ///< ENOBUFS: notifications were lost
         std::size_t by_gateway = 0;   ///< routes of main that a narrow filter leaves out
         std::size_t other_routes = 0; ///< that are no defaults, and `later` is about, these among them
         bool flooded = false;         ///< by_gateway: more is queued, to be read with a narrow filter

@@ -122,8 +122,8 @@ Expected<ObservedNft> Nft::observe() {
         if (impl_->seen_at == *before) return impl_->seen;
         const bool by_us_alone = impl_->others_unchanged(*before);
         if (!by_us_alone) impl_->skeleton.reset();
-        auto observed = look(impl_->socket, by_us_alone ? std::optional(impl_->seen.early_filter) : std::nullopt,
-                             impl_->skeleton);
+        auto observed =
+            look(impl_->socket, by_us_alone ? std::optional(impl_->seen.early_filter) : std::nullopt, impl_->skeleton);
         const auto after = nft::generation(impl_->socket);
         if (!after) return tl::make_unexpected(after.error());
         if (*before != *after && attempt < kConsistentAttempts) continue;

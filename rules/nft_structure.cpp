@@ -404,44 +404,64 @@ bool has_users(const NftTable& table) {
     return std::ranges::any_of(table.classes, [](const ClassMarking& c) { return !c.users.empty(); });
 }
 
+/// That no class has marked it, for what asks each class in turn: so that an ordinary packet does not wait for all of
+/// them. Nothing where there is one class, which is asked as fast.
+std::optional<Mark> no_class(const NftTable& table) {
+    if (table.classes.size() < 2) return std::nullopt;
+    Mark none;
+    none.mask = 0;
+    for (const ClassMarking& c : table.classes) none.mask |= c.mark.mask;
+    none.value = 0;
+    return none;
+}
+
 void add_output(Structure& to, const NftTable& table, const Levels& levels) {
     to.chains.push_back({"output", Hook{"route", "output", NF_INET_LOCAL_OUT, kMangle}});
+    const auto none = no_class(table);
+    const std::string unmarked = none ? kUnmarkedChain : "output";
+    if (none) {
+        to.chains.push_back({unmarked, std::nullopt});
+        to.rules.push_back(rule("output", "of no class", {mark_is(*none), ct_mark_is(*none), goto_(unmarked)}));
+    }
     for (const ClassMarking& c : table.classes) {
         to.rules.push_back(
             rule("output", "a flow that began in " + c.name, {ct_mark_is(c.mark), set_mark(c.mark), accept()}));
     }
     for (const ClassMarking& c : table.classes)
         to.rules.push_back(rule("output", "a socket of " + c.name, {mark_is(c.mark), jump(kBornChain + c.name)}));
+    if (none) to.rules.push_back(rule("output", "of no class yet", {goto_(unmarked)}));
     // Not an invalid packet: a FIN or RST amid a stream that conntrack forgot is one (tcp_new in
     // nf_conntrack_proto_tcp.c), and a member's has no business in the tunnel.
     to.rules.push_back(
-        rule("output", "a flow keeps the path it began on", {ct_state_is_known_or_untracked(), return_()}));
+        rule(unmarked, "a flow keeps the path it began on", {ct_state_is_known_or_untracked(), return_()}));
     // A flow that nobody has answered is still `new`; it is confirmed once its first packet has left.
-    to.rules.push_back(rule("output", "a flow keeps the path it began on", {ct_is_confirmed(), return_()}));
-    to.rules.push_back(rule("output", "to this machine", {destination_is_local(), return_()}));
+    to.rules.push_back(rule(unmarked, "a flow keeps the path it began on", {ct_is_confirmed(), return_()}));
+    to.rules.push_back(rule(unmarked, "to this machine", {destination_is_local(), return_()}));
     // Who put a process into a class of net_cls meant it, whatever app it is.
     for (const ClassMarking& c : table.classes)
         if (c.classid)
-            to.rules.push_back(rule("output", "members of " + c.name + " by net_cls",
+            to.rules.push_back(rule(unmarked, "members of " + c.name + " by net_cls",
                                     {classid_is(*c.classid), goto_(kMarkChain + c.name)}));
     // Deepest first: the nearest cgroup decides.
     for (const unsigned level : levels) {
-        to.rules.push_back(rule("output", fmt::format("members at level {}", level),
+        to.rules.push_back(rule(unmarked, fmt::format("members at level {}", level),
                                 {go_by_cgroup(level, fmt::format("{}{}", kLevelMap, level))}));
     }
     for (const ClassMarking& c : table.classes) {
         if (c.destinations.empty()) continue;
         for (const Family family : kFamilies)
             to.rules.push_back(
-                rule("output", "destinations of " + c.name,
+                rule(unmarked, "destinations of " + c.name,
                      {destination_is_in(destination_set(c.name, family), family), goto_(kMarkChain + c.name)}));
     }
-    if (has_users(table)) to.rules.push_back(rule("output", "users", {go_by_user()}));
+    if (has_users(table)) to.rules.push_back(rule(unmarked, "users", {go_by_user()}));
 }
 
 void add_prerouting(Structure& to, const NftTable& table) {
     // One after mangle: wg-quick restores its own mark at mangle (-150) and would overwrite ours.
     to.chains.push_back({"prerouting", Hook{"filter", "prerouting", NF_INET_PRE_ROUTING, kAnswerPriority}});
+    if (const auto none = no_class(table))
+        to.rules.push_back(rule("prerouting", "of no class", {ct_mark_is(*none), return_()}));
     for (const ClassMarking& c : table.classes) {
         to.rules.push_back(rule("prerouting", "replies to " + c.name,
                                 {ct_direction_is_reply(), ct_mark_is(c.mark), set_mark(c.mark)}));
@@ -460,6 +480,7 @@ void add_sent(Structure& to, const NftTable& table) {
 
 void add_guard(Structure& to, const NftTable& table) {
     to.chains.push_back({"guard", Hook{"filter", "postrouting", NF_INET_POST_ROUTING, kMangle}});
+    if (const auto none = no_class(table)) to.rules.push_back(rule("guard", "of no class", {mark_is(*none), accept()}));
     for (const ClassMarking& c : table.classes)
         to.rules.push_back(rule("guard", "packets of " + c.name, {mark_is(c.mark), goto_("guard_" + c.name)}));
 }

@@ -17,6 +17,7 @@ namespace novpn::nft {
 
 inline constexpr char kTable[] = "novpn";
 inline constexpr char kBornChain[] = "born_";
+inline constexpr char kUnmarkedChain[] = "unmarked"; ///< where there are several classes
 inline constexpr char kMarkChain[] = "mark_";
 inline constexpr char kLevelMap[] = "cgroup_level_";
 inline constexpr char kUserMap[] = "users";

@@ -83,7 +83,8 @@ class MirrorLaw : public testing::Test {
         expect_same(defaults(before.observed().routes), seen, done);
         return true;
     }
-    static void expect_same(const std::vector<Route>& mirrored, const std::vector<Route>& seen, const std::string& done) {
+    static void expect_same(const std::vector<Route>& mirrored, const std::vector<Route>& seen,
+                            const std::string& done) {
         ASSERT_EQ(to_text(mirrored), to_text(seen)) << done;
         ASSERT_TRUE(mirrored == seen) << done;
     }

@@ -2,6 +2,7 @@
 
 #include "rules/nft.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 namespace novpn {
@@ -30,6 +31,18 @@ TEST(CgroupLevel, CountsTheComponentsOfThePath) {
     EXPECT_EQ(cgroup_level("novpn-1"), 1U);
     EXPECT_EQ(cgroup_level("novpn-1/novpn"), 2U);
     EXPECT_EQ(cgroup_level("user.slice/user-1000.slice/user@1000.service"), 3U);
+}
+
+TEST(ToNft, AsksSeveralClassesOfMarkedPacketsAlone) {
+    ClassMarking games = novpn_class();
+    games.name = "games";
+    games.mark = {.value = 0x00300000, .mask = 0x00f00000};
+    const std::string several = to_nft(NftTable{.classes = {novpn_class(), games}}, LinkNames{});
+    for (const char* expected :
+         {"meta mark & 0xfff00000 == 0x00000000 ct mark & 0xfff00000 == 0x00000000 goto unmarked",
+          "ct mark & 0xfff00000 == 0x00000000 return", "meta mark & 0xfff00000 == 0x00000000 accept"})
+        EXPECT_THAT(several, testing::HasSubstr(expected));
+    EXPECT_THAT(to_nft(one_class(), LinkNames{}), testing::Not(testing::HasSubstr("unmarked")));
 }
 
 TEST(StructureOf, IsTheSameForTheSameTable) { EXPECT_EQ(structure_of(one_class()), structure_of(one_class())); }
