@@ -83,9 +83,16 @@ class Networkd(NetworkTest):
 
     def reconfigure(self):
         """The address goes and is got again."""
-        addresses = self.lab.spawn("ip", "-o", "-4", "monitor", "address", "dev", "wlan0", output=self.lab.directory / "addresses")
+        changes = self.lab.directory / "addresses"
+        addresses = self.lab.spawn("ip", "-o", "-4", "monitor", "address", output=changes)
+
+        def is_heard():
+            self.lab.shell("ip addr add 198.18.0.3/32 dev lo; ip addr del 198.18.0.3/32 dev lo")
+            return "198.18.0.3" in changes.read_text()
+        the_lab.wait_until(is_heard, 30, "ip monitor listening")
         self.machine.run("networkctl", "reconfigure", "wlan0")
-        self.wait_for(lambda: self.lab.has_default(4, "wlan0") and "Deleted" in (self.lab.directory / "addresses").read_text(), "a new lease", self.UNIT)
+        is_lost = lambda: any(line.startswith("Deleted") and "wlan0" in line for line in changes.read_text().splitlines())
+        self.wait_for(lambda: self.lab.has_default(4, "wlan0") and is_lost(), "a new lease", self.UNIT)
         self.lab.end(addresses)
 
     def test_1_reconfigure_leaves_our_rules_and_the_backstop(self):
