@@ -35,7 +35,7 @@ def cpu_model():
 
 def head(command):
     return ("# Performance\n\n"
-            f"Measured by `sudo packaging/bench{command}` on Linux {platform.release()}, {os.cpu_count()} CPUs ({cpu_model()}), "
+            f"Measured by `sudo packaging/bench{command}` on Linux {platform.release().split('-')[0]}, {os.cpu_count()} CPUs ({cpu_model()}), "
             f"load {os.getloadavg()[0]:.1f} at the start. Compare ratios within this run, not numbers of two runs.\n")
 
 
