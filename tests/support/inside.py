@@ -140,7 +140,10 @@ class Cables:
         while True:
             with self.lock:
                 other_end = {a: b for near, far in self.ends.values() for a, b in ((near, far), (far, near))}
-            ready = select.select([self.wake_reader, *other_end], [], [])[0]
+            try:
+                ready = select.select([self.wake_reader, *other_end], [], [])[0]
+            except OSError:  # One was closed since.
+                continue
             with self.lock:
                 open_now = {fd for pair in self.ends.values() for fd in pair}
                 for fd in ready:
