@@ -298,7 +298,11 @@ Expected<Lookup> RouteSocket::lookup(const address& destination, std::optional<M
     // A route of type unreachable, prohibit, blackhole or throw answers with its own errno (fib_props in
     // net/ipv4/fib_semantics.c).
     constexpr int kNoRoute[] = {ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL, EAGAIN};
-    if (!done && std::ranges::find(kNoRoute, done.error().code.value()) == std::end(kNoRoute)) {
+    const auto is_answer = [&](int error) {
+        // The link may have gone since it was seen.
+        return (link && error == ENODEV) || std::ranges::find(kNoRoute, error) != std::end(kNoRoute);
+    };
+    if (!done && !is_answer(done.error().code.value())) {
         done.error().doing = "looking up " + destination.to_string();
         return tl::make_unexpected(done.error());
     }

@@ -49,7 +49,7 @@ class RouteSocket {
     Expected<void> probe(const Neighbour& neighbour);
     /// ip neighbour show nud all, both families
     Expected<std::vector<Neighbour>> neighbours();
-    /// ip route get DESTINATION [mark M] [oif LINK] fibmatch
+    /// ip route get DESTINATION [mark M] [oif LINK] fibmatch; by a link that is gone there is no answer
     Expected<Lookup> lookup(const address& destination, std::optional<Mark> mark,
                             std::optional<IfIndex> link = std::nullopt);
 

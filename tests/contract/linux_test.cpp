@@ -128,6 +128,11 @@ TEST_F(RtnetlinkTest, LooksUpWithAMark) {
         EXPECT_FALSE(leaves_this_machine(*local)) << own;
     }
     ASSERT_TRUE(ours->remove(default6));
+    for (const char* destination : {"198.51.100.7", "2001:db8:ffff::1"}) {
+        auto by_gone_link = ours->lookup(ip(destination), std::nullopt, IfIndex{9999});
+        ASSERT_TRUE(by_gone_link) << to_string(by_gone_link.error());
+        EXPECT_FALSE(by_gone_link->answer) << "a link that has gone since it was seen";
+    }
     auto stopped = ours->lookup(ip("2001:db8:ffff::1"), Mark{kMark.value});
     ASSERT_TRUE(stopped);
     EXPECT_FALSE(stopped->answer) << "the backstop";
