@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Prints one line for every packet to or from one of the given hosts, on whatever link it passes: "LINK in|out SOURCE
 DESTINATION". An outgoing packet is seen after netfilter, so a line means that the packet really left by that link.
+IGMP is left out: each kernel tells its groups again by itself, a while after a link came up.
 
 Usage: sniff.py HOST...          prints "ready" first, and "told" for SIGUSR1 once all that came before it is printed
 """
@@ -16,7 +17,7 @@ ETH_P_IPV6 = 0x86DD
 
 
 def addresses(protocol, packet):
-    if protocol == ETH_P_IP and len(packet) >= 20:
+    if protocol == ETH_P_IP and len(packet) >= 20 and packet[9] != socket.IPPROTO_IGMP:
         return socket.inet_ntop(socket.AF_INET, packet[12:16]), socket.inet_ntop(socket.AF_INET, packet[16:20])
     if protocol == ETH_P_IPV6 and len(packet) >= 40:
         return socket.inet_ntop(socket.AF_INET6, packet[8:24]), socket.inet_ntop(socket.AF_INET6, packet[24:40])
