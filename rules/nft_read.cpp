@@ -177,6 +177,8 @@ Expected<Inventory> observed_sets(Socket& socket, const std::string& doing) {
     answer->for_each([&](const nlmsghdr* message) {
         auto set = made(nftnl_set_alloc());
         if (nftnl_set_nlmsg_parse(message, set.get()) < 0) return;
+        // One without a name comes and goes with its rule.
+        if ((nftnl_set_get_u32(set.get(), NFTNL_SET_FLAGS) & NFT_SET_ANONYMOUS) != 0) return;
         sets.push_back(set_item(text(nftnl_set_get_str(set.get(), NFTNL_SET_NAME))));
     });
     return sets;

@@ -336,6 +336,52 @@ Rule rule(std::string chain, std::string comment, const std::vector<Part>& parts
     return rule;
 }
 
+/// Classes whose marks have the same bits: one look into a map tells which of them a packet is of.
+using ClassesByMask = std::map<std::uint32_t, std::vector<const ClassMarking*>>;
+ClassesByMask by_mask(const NftTable& table) {
+    ClassesByMask classes;
+    for (const ClassMarking& c : table.classes) classes[c.mark.mask].push_back(&c);
+    return classes;
+}
+
+enum class MarkOf { packet, connection };
+
+/// To the chain `prefix`C of the class whose mark it is; `code` is NFT_JUMP or NFT_GOTO.
+Part go_by_mark(MarkOf of, std::uint32_t mask, const std::vector<const ClassMarking*>& classes, int code,
+                const std::string& prefix) {
+    const bool of_packet = of == MarkOf::packet;
+    Expr map{
+        "lookup",
+        {{NFTNL_EXPR_LOOKUP_SREG, std::uint32_t{NFT_REG_1}}, {NFTNL_EXPR_LOOKUP_DREG, std::uint32_t{NFT_REG_VERDICT}}}};
+    map.verdict = code;
+    std::string elements;
+    for (const ClassMarking* c : classes) {
+        map.chain_by_mark.emplace_back(c->mark.value, prefix + c->name);
+        elements += fmt::format("{}{:#010x} : {} {}{}", elements.empty() ? "" : ", ", c->mark.value,
+                                code == NFT_GOTO ? "goto" : "jump", prefix, c->name);
+    }
+    return {fmt::format("{} & {:#010x} vmap {{ {} }}", of_packet ? "meta mark" : "ct mark", mask, elements),
+            {of_packet ? load_meta(NFT_META_MARK) : load_ct(NFT_CT_MARK), bitwise(host32(mask), host32(0)), map}};
+}
+
+/// Rules of `chain` that send what `which` says, and has a class's mark, to the chain `prefix`C.
+void add_by_mark(Structure& to, const NftTable& table, const std::string& chain, const std::string& comment,
+                 const std::vector<Part>& which, MarkOf of, int code, const std::string& prefix) {
+    for (const auto& [mask, classes] : by_mask(table)) {
+        std::vector<Part> parts = which;
+        std::string whose = "a class";
+        if (classes.size() > 1) {
+            parts.push_back(go_by_mark(of, mask, classes, code, prefix));
+        } else {
+            const ClassMarking& c = *classes.front();
+            whose = c.name;
+            parts.push_back(of == MarkOf::packet ? mark_is(c.mark) : ct_mark_is(c.mark));
+            parts.push_back(code == NFT_GOTO ? goto_(prefix + c.name) : jump(prefix + c.name));
+        }
+        to.rules.push_back(rule(chain, comment + " " + whose, parts));
+    }
+}
+
 /// `born_C`, where packets go that have the class's mark from their socket: some are not the class's to carry.
 void add_born_chain(Structure& to, const ClassMarking& c) {
     const std::string born = kBornChain + c.name;
@@ -353,9 +399,12 @@ void add_born_chain(Structure& to, const ClassMarking& c) {
                             {ct_direction_is_reply(), source_is_not_of_outgoing_link(), clear_mark(c.mark), accept()}));
 }
 
-/// Chains of one class: `born_C`, then `mark_C`, where its members' new flows go, and `guard_C`, where its packets
-/// leave.
+/// Chains of one class: `restore_C`, `born_C`, then `mark_C`, where its members' new flows go, and `guard_C`, where its
+/// packets leave.
 void add_class_chains(Structure& to, const ClassMarking& c) {
+    const std::string restore = kRestoreChain + c.name;
+    to.chains.push_back({restore, std::nullopt});
+    to.rules.push_back(rule(restore, "the mark of " + c.name, {set_mark(c.mark), accept()}));
     add_born_chain(to, c);
     const std::string mark = kMarkChain + c.name;
     to.chains.push_back({mark, std::nullopt});
@@ -381,7 +430,7 @@ void add_class_chains(Structure& to, const ClassMarking& c) {
     to.rules.push_back(rule(mark, "a new flow of " + c.name,
                             {set_ct_mark(c.mark), set_mark(c.mark), count_in(kMarkedCounter + c.name)}));
 
-    const std::string guard = "guard_" + c.name;
+    const std::string guard = kGuardChain + c.name;
     const std::string links = kLinkSet + c.name;
     to.chains.push_back({guard, std::nullopt});
     to.rules.push_back(rule(guard, "no firewall of another program dropped it",
@@ -404,68 +453,42 @@ bool has_users(const NftTable& table) {
     return std::ranges::any_of(table.classes, [](const ClassMarking& c) { return !c.users.empty(); });
 }
 
-/// That no class has marked it, for what asks each class in turn: so that an ordinary packet does not wait for all of
-/// them. Nothing where there is one class, which is asked as fast.
-std::optional<Mark> no_class(const NftTable& table) {
-    if (table.classes.size() < 2) return std::nullopt;
-    Mark none;
-    none.mask = 0;
-    for (const ClassMarking& c : table.classes) none.mask |= c.mark.mask;
-    none.value = 0;
-    return none;
-}
-
 void add_output(Structure& to, const NftTable& table, const Levels& levels) {
     to.chains.push_back({"output", Hook{"route", "output", NF_INET_LOCAL_OUT, kMangle}});
-    const auto none = no_class(table);
-    const std::string unmarked = none ? kUnmarkedChain : "output";
-    if (none) {
-        to.chains.push_back({unmarked, std::nullopt});
-        to.rules.push_back(rule("output", "of no class", {mark_is(*none), ct_mark_is(*none), goto_(unmarked)}));
-    }
-    for (const ClassMarking& c : table.classes) {
-        to.rules.push_back(
-            rule("output", "a flow that began in " + c.name, {ct_mark_is(c.mark), set_mark(c.mark), accept()}));
-    }
-    for (const ClassMarking& c : table.classes)
-        to.rules.push_back(rule("output", "a socket of " + c.name, {mark_is(c.mark), jump(kBornChain + c.name)}));
-    if (none) to.rules.push_back(rule("output", "of no class yet", {goto_(unmarked)}));
+    add_by_mark(to, table, "output", "a flow that began in", {}, MarkOf::connection, NFT_GOTO, kRestoreChain);
+    add_by_mark(to, table, "output", "a socket of", {}, MarkOf::packet, NFT_JUMP, kBornChain);
     // Not an invalid packet: a FIN or RST amid a stream that conntrack forgot is one (tcp_new in
     // nf_conntrack_proto_tcp.c), and a member's has no business in the tunnel.
     to.rules.push_back(
-        rule(unmarked, "a flow keeps the path it began on", {ct_state_is_known_or_untracked(), return_()}));
+        rule("output", "a flow keeps the path it began on", {ct_state_is_known_or_untracked(), return_()}));
     // A flow that nobody has answered is still `new`; it is confirmed once its first packet has left.
-    to.rules.push_back(rule(unmarked, "a flow keeps the path it began on", {ct_is_confirmed(), return_()}));
-    to.rules.push_back(rule(unmarked, "to this machine", {destination_is_local(), return_()}));
+    to.rules.push_back(rule("output", "a flow keeps the path it began on", {ct_is_confirmed(), return_()}));
+    to.rules.push_back(rule("output", "to this machine", {destination_is_local(), return_()}));
     // Who put a process into a class of net_cls meant it, whatever app it is.
     for (const ClassMarking& c : table.classes)
         if (c.classid)
-            to.rules.push_back(rule(unmarked, "members of " + c.name + " by net_cls",
+            to.rules.push_back(rule("output", "members of " + c.name + " by net_cls",
                                     {classid_is(*c.classid), goto_(kMarkChain + c.name)}));
     // Deepest first: the nearest cgroup decides.
     for (const unsigned level : levels) {
-        to.rules.push_back(rule(unmarked, fmt::format("members at level {}", level),
+        to.rules.push_back(rule("output", fmt::format("members at level {}", level),
                                 {go_by_cgroup(level, fmt::format("{}{}", kLevelMap, level))}));
     }
     for (const ClassMarking& c : table.classes) {
         if (c.destinations.empty()) continue;
         for (const Family family : kFamilies)
             to.rules.push_back(
-                rule(unmarked, "destinations of " + c.name,
+                rule("output", "destinations of " + c.name,
                      {destination_is_in(destination_set(c.name, family), family), goto_(kMarkChain + c.name)}));
     }
-    if (has_users(table)) to.rules.push_back(rule(unmarked, "users", {go_by_user()}));
+    if (has_users(table)) to.rules.push_back(rule("output", "users", {go_by_user()}));
 }
 
 void add_prerouting(Structure& to, const NftTable& table) {
     // One after mangle: wg-quick restores its own mark at mangle (-150) and would overwrite ours.
     to.chains.push_back({"prerouting", Hook{"filter", "prerouting", NF_INET_PRE_ROUTING, kAnswerPriority}});
-    if (const auto none = no_class(table))
-        to.rules.push_back(rule("prerouting", "of no class", {ct_mark_is(*none), return_()}));
-    for (const ClassMarking& c : table.classes) {
-        to.rules.push_back(rule("prerouting", "replies to " + c.name,
-                                {ct_direction_is_reply(), ct_mark_is(c.mark), set_mark(c.mark)}));
-    }
+    add_by_mark(to, table, "prerouting", "replies to", {ct_direction_is_reply()}, MarkOf::connection, NFT_GOTO,
+                kRestoreChain);
 }
 
 /// Counts what came out of our marking and re-routing. A nat chain sees the first packet of a flow only. Not by
@@ -480,9 +503,7 @@ void add_sent(Structure& to, const NftTable& table) {
 
 void add_guard(Structure& to, const NftTable& table) {
     to.chains.push_back({"guard", Hook{"filter", "postrouting", NF_INET_POST_ROUTING, kMangle}});
-    if (const auto none = no_class(table)) to.rules.push_back(rule("guard", "of no class", {mark_is(*none), accept()}));
-    for (const ClassMarking& c : table.classes)
-        to.rules.push_back(rule("guard", "packets of " + c.name, {mark_is(c.mark), goto_("guard_" + c.name)}));
+    add_by_mark(to, table, "guard", "packets of", {}, MarkOf::packet, NFT_GOTO, kGuardChain);
 }
 
 void add_postrouting(Structure& to, const NftTable& table) {
@@ -510,13 +531,15 @@ void add_early_answers(Structure& to, const NftTable& table) {
     constexpr std::int32_t kBehindSourceNat = 101;
     to.chains.push_back({"asked", Hook{"filter", "postrouting", NF_INET_POST_ROUTING, kBehindSourceNat}});
     to.chains.push_back({"early", Hook{"filter", "prerouting", NF_INET_PRE_ROUTING, kEarlyPriority}});
+    add_by_mark(to, table, "asked", "questions of", {leaves_by_other_than_loopback(), ct_direction_is_original()},
+                MarkOf::packet, NFT_GOTO, kAskedChain);
     for (const ClassMarking& c : table.classes) {
+        const std::string asked_by = kAskedChain + c.name;
+        to.chains.push_back({asked_by, std::nullopt});
         for (const Family family : kFamilies) {
             const auto [asked, pinged] = asked_sets(c.name, family);
             const auto remember = [&](const std::string& what, const Part& which, const Part& what_of_it) {
-                to.rules.push_back(rule(
-                    "asked", what,
-                    {mark_is(c.mark), leaves_by_other_than_loopback(), ct_direction_is_original(), which, what_of_it}));
+                to.rules.push_back(rule(asked_by, what, {which, what_of_it}));
             };
             const Part leaving = ends_of(family, Way::out, true);
             // Longer than an idle connection takes to ask whether the other end lives (tcp_keepalive_time).

@@ -17,7 +17,9 @@ namespace novpn::nft {
 
 inline constexpr char kTable[] = "novpn";
 inline constexpr char kBornChain[] = "born_";
-inline constexpr char kUnmarkedChain[] = "unmarked"; ///< where there are several classes
+inline constexpr char kRestoreChain[] = "restore_";
+inline constexpr char kGuardChain[] = "guard_";
+inline constexpr char kAskedChain[] = "asked_";
 inline constexpr char kMarkChain[] = "mark_";
 inline constexpr char kLevelMap[] = "cgroup_level_";
 inline constexpr char kUserMap[] = "users";
@@ -44,6 +46,9 @@ using Bytes = std::vector<std::uint8_t>;
 struct Expr {
     std::string name;
     std::vector<std::pair<std::uint16_t, std::variant<std::uint32_t, std::string, Bytes>>> attributes;
+    /// Of a lookup in a map without a name, which comes and goes with its rule: by the mark, where it goes.
+    std::vector<std::pair<std::uint32_t, std::string>> chain_by_mark = {};
+    int verdict = 0; ///< NFT_JUMP or NFT_GOTO
 };
 
 struct Rule {

@@ -10,12 +10,15 @@ namespace novpn::nft {
 namespace {
 
 constexpr std::size_t kElementsAMessage = 200;
+constexpr std::uint32_t kFirstNameless = 1U << 16; // ids of sets without a name begin here
 constexpr std::uint32_t kVerdictData = 0xffffff00; // NFT_DATA_VERDICT
+constexpr char kNamelessMap[] = "__map%d";         // the kernel puts a number in its place
 // The nft tool's own numbers of these types (its enum datatypes), by which it lists elements.
 constexpr std::uint32_t kTypeIpv4Address = 7;
 constexpr std::uint32_t kTypeIpv6Address = 8;
 constexpr std::uint32_t kTypeProtocol = 12;
 constexpr std::uint32_t kTypePort = 13;
+constexpr std::uint32_t kTypeMark = 19;
 constexpr std::uint32_t kTypeLinkIndex = 20;
 constexpr std::uint32_t kTypeUid = 24;
 constexpr std::uint32_t kTypeCgroup = 46;
@@ -37,19 +40,22 @@ Ptr<nftnl_expr> to_nftnl(const Expr& expr) {
     return to;
 }
 
-void put(nftnl_set& set, const void* key, std::uint32_t size, const std::string& class_name) {
+/// `verdict` is NFT_JUMP or NFT_GOTO.
+void put(nftnl_set& set, const void* key, std::uint32_t size, int verdict, const std::string& chain) {
     auto element = made(nftnl_set_elem_alloc());
     nftnl_set_elem_set(element.get(), NFTNL_SET_ELEM_KEY, key, size);
-    nftnl_set_elem_set_u32(element.get(), NFTNL_SET_ELEM_VERDICT, static_cast<std::uint32_t>(NFT_GOTO));
-    nftnl_set_elem_set_str(element.get(), NFTNL_SET_ELEM_CHAIN, (kMarkChain + class_name).c_str());
+    nftnl_set_elem_set_u32(element.get(), NFTNL_SET_ELEM_VERDICT, static_cast<std::uint32_t>(verdict));
+    nftnl_set_elem_set_str(element.get(), NFTNL_SET_ELEM_CHAIN, chain.c_str());
     nftnl_set_elem_add(&set, element.release());
 }
 
 void put(nftnl_set& set, const MemberElement& member) {
-    put(set, &member.cgroup_id, sizeof member.cgroup_id, member.class_name);
+    put(set, &member.cgroup_id, sizeof member.cgroup_id, NFT_GOTO, kMarkChain + member.class_name);
 }
 
-void put(nftnl_set& set, const UserElement& user) { put(set, &user.uid, sizeof user.uid, user.class_name); }
+void put(nftnl_set& set, const UserElement& user) {
+    put(set, &user.uid, sizeof user.uid, NFT_GOTO, kMarkChain + user.class_name);
+}
 
 Bytes bytes_of(const address& a) {
     if (a.is_v4()) {
@@ -121,6 +127,32 @@ KeyType key_type(Set::Kind kind) {
     return {kTypeLinkIndex, sizeof(std::uint32_t), kHostEndian};
 }
 
+void make_verdict_map(nftnl_set& set, nftnl_udata_buf& userdata, std::uint32_t more_flags) {
+    nftnl_udata_put_u32(&userdata, NFTNL_UDATA_SET_DATABYTEORDER, 0);
+    nftnl_set_set_u32(&set, NFTNL_SET_FLAGS, NFT_SET_MAP | more_flags);
+    nftnl_set_set_u32(&set, NFTNL_SET_DATA_TYPE, kVerdictData);
+    nftnl_set_set_u32(&set, NFTNL_SET_DATA_LEN, 0);
+}
+
+/// The map of a lookup by mark, which the rule that follows in the batch holds by `id`.
+void add_map_by_mark(Batch& batch, const std::string& table, const Expr& expr, std::uint32_t id) {
+    auto to = set_named(table, kNamelessMap);
+    const auto userdata = made(nftnl_udata_buf_alloc(kUserdata));
+    nftnl_udata_put_u32(userdata.get(), NFTNL_UDATA_SET_KEYBYTEORDER, kHostEndian);
+    nftnl_set_set_u32(to.get(), NFTNL_SET_ID, id);
+    nftnl_set_set_u32(to.get(), NFTNL_SET_KEY_TYPE, kTypeMark);
+    nftnl_set_set_u32(to.get(), NFTNL_SET_KEY_LEN, sizeof(std::uint32_t));
+    nftnl_set_set_u32(to.get(), NFTNL_SET_DESC_SIZE, static_cast<std::uint32_t>(expr.chain_by_mark.size()));
+    make_verdict_map(*to, *userdata, NFT_SET_ANONYMOUS | NFT_SET_CONSTANT);
+    nftnl_set_set_data(to.get(), NFTNL_SET_USERDATA, nftnl_udata_buf_data(userdata.get()),
+                       nftnl_udata_buf_len(userdata.get()));
+    batch.add(NFT_MSG_NEWSET, NLM_F_CREATE,
+              [&](nlmsghdr* message) { nftnl_set_nlmsg_build_payload(message, to.get()); });
+    for (const auto& [mark, chain] : expr.chain_by_mark) put(*to, &mark, sizeof mark, expr.verdict, chain);
+    batch.add(NFT_MSG_NEWSETELEM, NLM_F_CREATE,
+              [&](nlmsghdr* message) { nftnl_set_elems_nlmsg_build_payload(message, to.get()); });
+}
+
 template<typename Element>
 void add_all(Batch& batch, const std::set<Element>& elements) {
     std::map<std::string, std::vector<Element>> by_set;
@@ -184,10 +216,7 @@ void add_set(Batch& batch, const std::string& table, const Set& set, std::uint32
     nftnl_set_set_u32(to.get(), NFTNL_SET_KEY_TYPE, key.type);
     nftnl_set_set_u32(to.get(), NFTNL_SET_KEY_LEN, key.size);
     if (is_map(set.kind)) {
-        nftnl_udata_put_u32(userdata.get(), NFTNL_UDATA_SET_DATABYTEORDER, 0);
-        nftnl_set_set_u32(to.get(), NFTNL_SET_FLAGS, NFT_SET_MAP);
-        nftnl_set_set_u32(to.get(), NFTNL_SET_DATA_TYPE, kVerdictData);
-        nftnl_set_set_u32(to.get(), NFTNL_SET_DATA_LEN, 0);
+        make_verdict_map(*to, *userdata, 0);
     } else if (is_of_packets(set.kind)) {
         nftnl_set_set_u32(to.get(), NFTNL_SET_FLAGS, NFT_SET_EVAL | NFT_SET_TIMEOUT);
         nftnl_set_set_u32(to.get(), NFTNL_SET_DESC_SIZE, kAskedAtMost);
@@ -221,7 +250,17 @@ void add_rule(Batch& batch, const std::string& table, const Rule& rule) {
     const auto userdata = comment_of(rule.comment);
     nftnl_rule_set_data(to.get(), NFTNL_RULE_USERDATA, nftnl_udata_buf_data(userdata.get()),
                         nftnl_udata_buf_len(userdata.get()));
-    for (const Expr& expr : rule.exprs) nftnl_rule_add_expr(to.get(), to_nftnl(expr).release());
+    for (const Expr& expr : rule.exprs) {
+        auto made_of = to_nftnl(expr);
+        if (!expr.chain_by_mark.empty()) {
+            // Sets with a name are numbered from one; each of these has a message of its own.
+            const std::uint32_t id = kFirstNameless + batch.last_sequence();
+            add_map_by_mark(batch, table, expr, id);
+            nftnl_expr_set_str(made_of.get(), NFTNL_EXPR_LOOKUP_SET, kNamelessMap);
+            nftnl_expr_set_u32(made_of.get(), NFTNL_EXPR_LOOKUP_SET_ID, id);
+        }
+        nftnl_rule_add_expr(to.get(), made_of.release());
+    }
     batch.add(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND,
               [&](nlmsghdr* message) { nftnl_rule_nlmsg_build_payload(message, to.get()); });
 }

@@ -4,6 +4,7 @@
 #include "rules/nft_probe.h"
 #include "tests/netns/two_networks.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <gtest/gtest.h>
@@ -144,20 +145,22 @@ TEST_F(NftTest, ObservesWhatItReplaced) {
 }
 
 TEST_F(NftTest, ReplaceMakesWhatItsTextSays) {
-    NftTable two = table();
-    two.classes.push_back({.name = "games",
-                           .mark = {.value = 0x12, .mask = 0xffffffff},
-                           .dns_by_vpn = false,
-                           .guarded = false,
-                           .cgroups = {root},
-                           .links = {}});
-    two.answers_early = true;
-    replace(two);
+    // Two of one mask, which a map tells apart, and one of another.
+    NftTable three = table();
+    three.classes.push_back({.name = "games",
+                             .mark = {.value = 0x12, .mask = 0xffffff},
+                             .dns_by_vpn = false,
+                             .guarded = false,
+                             .cgroups = {root},
+                             .links = {}});
+    three.classes.push_back({.name = "work", .mark = {.value = 0x01000000, .mask = kMark.mask}});
+    three.answers_early = true;
+    replace(three);
     const std::string made = run("nft list table inet novpn");
     const std::vector<Link> links{{.index = uplink(), .name = test::kUplinkName, .kind = {}, .master = {}}};
     char file[] = "/tmp/novpn-nft-test-XXXXXX";
     close(mkstemp(file));
-    std::ofstream(file) << to_nft(two, LinkNames{&links});
+    std::ofstream(file) << to_nft(three, LinkNames{&links});
     run(std::string("nft -f ") + file);
     unlink(file);
     // The tool lists objects in the order of their making, which is not the text's.
@@ -170,7 +173,7 @@ TEST_F(NftTest, ReplaceMakesWhatItsTextSays) {
     EXPECT_EQ(lines(made), lines(run("nft list table inet novpn")));
     const ObservedNft by_text = observed();
     EXPECT_TRUE(by_text.intact);
-    EXPECT_EQ(by_text.structure, structure_of(two));
+    EXPECT_EQ(by_text.structure, structure_of(three));
     EXPECT_EQ(by_text.members, (std::set{member(members), member(root, "games")}));
 }
 
@@ -298,7 +301,7 @@ TEST_F(NftTest, ProbeNamesWhatTheKernelLacks) {
 
     EXPECT_EQ(detail_without("guard", 0, 0), "NF_TABLES: meta");
     nft::Structure wanting = nft::everything();
-    wanting.chains.back().hook->type = "no_such";
+    std::ranges::find(wanting.chains, "guard", &nft::Chain::name)->hook->type = "no_such";
     EXPECT_EQ(nft::probe(socket, wanting).error().detail, "NF_TABLES_INET: no_such chain in an inet table");
 }
 

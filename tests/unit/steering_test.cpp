@@ -33,16 +33,28 @@ TEST(CgroupLevel, CountsTheComponentsOfThePath) {
     EXPECT_EQ(cgroup_level("user.slice/user-1000.slice/user@1000.service"), 3U);
 }
 
-TEST(ToNft, AsksSeveralClassesOfMarkedPacketsAlone) {
-    ClassMarking games = novpn_class();
-    games.name = "games";
-    games.mark = {.value = 0x00300000, .mask = 0x00f00000};
-    const std::string several = to_nft(NftTable{.classes = {novpn_class(), games}}, LinkNames{});
+ClassMarking class_of(const char* name, Mark mark) {
+    ClassMarking c = novpn_class();
+    c.name = name;
+    c.mark = mark;
+    return c;
+}
+
+TEST(ToNft, LooksUpTheClassOfAMarkAmongThoseOfTheSameBits) {
+    const Mark its = novpn_class().mark;
+    const auto text = [](const std::vector<ClassMarking>& classes) {
+        return to_nft({.classes = classes}, LinkNames{});
+    };
+    const std::string of_one_mask = text({novpn_class(), class_of("games", {0x01000000, its.mask})});
     for (const char* expected :
-         {"meta mark & 0xfff00000 == 0x00000000 ct mark & 0xfff00000 == 0x00000000 goto unmarked",
-          "ct mark & 0xfff00000 == 0x00000000 return", "meta mark & 0xfff00000 == 0x00000000 accept"})
-        EXPECT_THAT(several, testing::HasSubstr(expected));
-    EXPECT_THAT(to_nft(one_class(), LinkNames{}), testing::Not(testing::HasSubstr("unmarked")));
+         {"ct mark & 0xff000000 vmap { 0x4e000000 : goto restore_novpn, 0x01000000 : goto restore_games } comment",
+          "meta mark & 0xff000000 vmap { 0x4e000000 : jump born_novpn, 0x01000000 : jump born_games } comment",
+          "meta mark & 0xff000000 vmap { 0x4e000000 : goto guard_novpn, 0x01000000 : goto guard_games } comment"})
+        EXPECT_THAT(of_one_mask, testing::HasSubstr(expected));
+    const std::string of_two = text({novpn_class(), class_of("games", {0x00300000, 0x00f00000})});
+    for (const char* expected : {"meta mark & 0x00f00000 == 0x00300000 goto guard_games comment",
+                                 "meta mark & 0xff000000 == 0x4e000000 goto guard_novpn comment"})
+        EXPECT_THAT(of_two, testing::HasSubstr(expected));
 }
 
 TEST(StructureOf, IsTheSameForTheSameTable) { EXPECT_EQ(structure_of(one_class()), structure_of(one_class())); }
@@ -91,6 +103,7 @@ TEST(ToNft, SaysWhatTheTableDoes) {
 	counter sent_novpn { }
 	counter arrived_novpn { }
 	counter dropped_novpn { }
+	chain restore_novpn { }
 	chain born_novpn { }
 	chain mark_novpn { }
 	chain guard_novpn { }
@@ -101,6 +114,9 @@ TEST(ToNft, SaysWhatTheTableDoes) {
 	map cgroup_level_2 {
 		type cgroupsv2 : verdict
 		elements = { "novpn-1/novpn" : goto mark_novpn }
+	}
+	chain restore_novpn {
+		meta mark set meta mark & 0x00ffffff | 0x4e000000 accept comment "the mark of novpn"
 	}
 	chain born_novpn {
 		udp dport 53 meta mark set meta mark & 0x00ffffff accept comment "DNS takes the ordinary path"
@@ -124,7 +140,7 @@ TEST(ToNft, SaysWhatTheTableDoes) {
 	}
 	chain output {
 		type route hook output priority -150; policy accept;
-		ct mark & 0xff000000 == 0x4e000000 meta mark set meta mark & 0x00ffffff | 0x4e000000 accept comment "a flow that began in novpn"
+		ct mark & 0xff000000 == 0x4e000000 goto restore_novpn comment "a flow that began in novpn"
 		meta mark & 0xff000000 == 0x4e000000 jump born_novpn comment "a socket of novpn"
 		ct state established,related,untracked return comment "a flow keeps the path it began on"
 		ct status confirmed return comment "a flow keeps the path it began on"
@@ -137,7 +153,7 @@ TEST(ToNft, SaysWhatTheTableDoes) {
 	}
 	chain prerouting {
 		type filter hook prerouting priority -149; policy accept;
-		ct direction reply ct mark & 0xff000000 == 0x4e000000 meta mark set meta mark & 0x00ffffff | 0x4e000000 comment "replies to novpn"
+		ct direction reply ct mark & 0xff000000 == 0x4e000000 goto restore_novpn comment "replies to novpn"
 	}
 	chain guard {
 		type filter hook postrouting priority -150; policy accept;
