@@ -69,6 +69,22 @@ bool is_for_cgroup_of_others(const Operation& operation, const Observed& observe
     return attach && observed.others.contains(attach->cgroup);
 }
 
+/// Puts back a route that the kernel took away by itself: with its link or its source address, or with the link's last.
+bool is_lost(const Operation& operation, const Losses& losses, const Observed& observed) {
+    const auto* replace = std::get_if<ReplaceRoute>(&operation);
+    if (!replace) return false;
+    const Route& route = replace->route;
+    if (losses.links_down.contains(route.link)) return true;
+    const auto is_its_source = [&](const auto& gone) { return route.source == gone.second; };
+    if (std::ranges::any_of(losses.addresses, is_its_source)) return true;
+    const auto is_of_its_link = [&](const auto& gone) { return gone.first == route.link; };
+    const auto stays = [&](const Address& a) {
+        return a.link == route.link && a.local.is_v4() && !losses.addresses.contains({a.link, a.local});
+    };
+    return family_of(route) == Family::ipv4 && std::ranges::any_of(losses.addresses, is_of_its_link) &&
+           std::ranges::none_of(observed.addresses, stays);
+}
+
 /// More routes than this are not dumped for the sake of a default: a dump of as many takes a third of a millisecond.
 constexpr std::ptrdiff_t kLargeMain = 1000;
 
@@ -175,6 +191,11 @@ bool Agent::answer_new_defaults(Family family, Clock::time_point since) {
     return can_wait;
 }
 
+void Agent::heard_of_losses(Losses losses) {
+    losses_.links_down.merge(losses.links_down);
+    losses_.addresses.merge(losses.addresses);
+}
+
 /// Ahead of the look, which tells of it, or says why not.
 bool Agent::replace_ahead(const Route& route, Clock::time_point since) {
     ReplaceRoute operation{route};
@@ -248,9 +269,10 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
     ask_sources(*observed, desired, since);
     Plan plan = diff(*observed, desired);
 
+    const Losses losses = std::exchange(losses_, {});
     // A copied route or a program that the kernel keeps refusing is no repair.
     auto puts_back = [&](const Operation& op) {
-        if (!is_dispensable(op)) return true;
+        if (!is_dispensable(op)) return !is_lost(op, losses, *observed);
         return is_of_bpf(op) && !bpf_refused_ && !is_for_cgroup_of_others(op, *observed);
     };
     bool repair =

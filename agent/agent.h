@@ -80,6 +80,8 @@ class Agent : public Service {
     /// them are heard of: what one of them says may be long over.
     bool heard_of_default_late(const RouteChange& change) { return mirror_.take_again(change); }
     bool catch_up(const std::set<Family>& families, Clock::time_point since);
+    /// The kernel's own deletions, since the last of these: what puts them back is no repair.
+    void heard_of_losses(Losses losses);
     /// Main has more routes by a gateway than are copied: which of them come and go is of no use.
     bool is_crowded() const { return crowded_; }
     /// The pass that ended just now saw all there was to see: no news is still to come about what it saw.
@@ -199,6 +201,7 @@ class Agent : public Service {
     std::optional<BeforeReload> before_reload_;
     std::map<uid_t, std::optional<bool>> users_; ///< with a manager: whether their apps are matched, once that is known
     std::vector<std::string> taken_in_;          ///< operations ahead of the next pass, as their text
+    Losses losses_; ///< that the next pass puts back
     Mirror mirror_;
     std::vector<Route> others_of_main_;                    ///< than its defaults, as of the last look at it
     bool crowded_ = false;                                 ///< as of the last pass

@@ -13,6 +13,7 @@
 #include <linux/netconf.h>
 #include <linux/rtnetlink.h>
 #include <map>
+#include <net/if.h>
 #include <netlink/addr.h>
 #include <netlink/msg.h>
 #include <netlink/netlink.h>
@@ -490,6 +491,16 @@ std::string_view cause_of_setting(std::span<const std::byte> message) {
     return is_it ? "rp_filter set" : std::string_view{};
 }
 
+void add_losses(Losses& losses, const nlmsghdr& message) {
+    const std::span bytes(reinterpret_cast<const std::byte*>(&message), message.nlmsg_len);
+    if (const auto* link = header_of<ifinfomsg>(bytes, {RTM_NEWLINK, RTM_DELLINK})) {
+        if (!(link->ifi_flags & IFF_UP)) losses.links_down.insert({static_cast<std::uint32_t>(link->ifi_index)});
+    } else if (message.nlmsg_type == RTM_DELADDR) {
+        const auto gone = to_address(bytes);
+        if (gone && gone->local.is_v4()) losses.addresses.emplace(gone->link, gone->local);
+    }
+}
+
 /// Why a notification is a reason to look again; empty when it is none.
 std::string_view cause_of(const nlmsghdr& message) {
     switch (message.nlmsg_type) {
@@ -535,6 +546,7 @@ void RouteMonitor::take(Drained& drained, const nlmsghdr& message, const std::se
                         const std::set<MacAddress>* macs, const OnDefault& on_default) {
     const bool added = message.nlmsg_type == RTM_NEWROUTE;
     if (!added && message.nlmsg_type != RTM_DELROUTE) {
+        add_losses(drained.losses, message);
         if (!drained.cause.empty()) return;
         drained.cause =
             message.nlmsg_type == RTM_NEWNEIGH ? cause_of_gateway(message, gateways, macs) : cause_of(message);

@@ -84,6 +84,13 @@ struct RouteChange {
 /// Nothing where it is none, or not understood.
 std::optional<RouteChange> to_route_change(std::span<const std::byte> message);
 
+/// What the kernel takes routes along with, of every table and IPv4's without a word: fib_disable_ip() and
+/// fib_sync_down_addr() in net/ipv4/fib_frontend.c and fib_semantics.c. It may be back by now.
+struct Losses {
+    std::set<IfIndex> links_down;
+    std::set<std::pair<IfIndex, address>> addresses; ///< IPv4's
+};
+
 /// Notifications about links, addresses, routes, rules and gateways of both families, and rp_filter.
 class RouteMonitor {
   public:
@@ -97,6 +104,7 @@ class RouteMonitor {
         std::string_view cause;       ///< to look at once
         std::string_view later;       ///< to look when it is quiet
         bool overrun = false;         ///< ENOBUFS: notifications were lost
+        Losses losses;
         std::size_t by_gateway = 0;   ///< routes of main that a narrow filter leaves out
         std::size_t other_routes = 0; ///< that are no defaults, and `later` is about, these among them
         bool flooded = false;         ///< by_gateway: more is queued, to be read with a narrow filter

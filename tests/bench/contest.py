@@ -40,9 +40,7 @@ def reaction(lab, rounds, count):
     return ("## Reaction\n\nFrom the change to the class's table having the right default; medians of rounds. Ratio: of "
             "p50 to the bare loop's of the same round. Ahead: the table was right before the change, as the uplink was "
             "remembered; counted as 0 µs. Absent: how often the default of the table was deleted (a link that goes "
-            "down takes it along). BIRD 2 deletes the table's default in a takeover, and is not waited for. "
-            "`same`: where the agent has not seen that the link was down, what is gone is somebody's doing to it, which it "
-            "makes good ten times at once and then once a second; flaps follow each other in milliseconds here.\n\n" +
+            "down takes it along). BIRD 2 deletes the table's default in a takeover, and is not waited for.\n\n" +
             table(["family", "scenario", "contestant", "n", "missed", "ahead", "p50 µs", "ratio", "p99 µs", "max µs",
                    "CPU µs an event", "absent"], rows))
 

@@ -94,6 +94,21 @@ TEST_F(RtnetlinkTest, TheKernelIsSilentAboutTheIpv4RoutesOfALinkThatGoesDown) {
     EXPECT_TRUE(ours->routes(Family::ipv4, kTable)->empty());
 }
 
+TEST_F(RtnetlinkTest, TellsOfWhatTookRoutesAlongThoughItIsBack) {
+    const auto losses = [&] { return monitor->drain(ours->port(), {}).losses; };
+    const IfIndex eth0 = default4.link;
+    losses();
+    run("ip link set eth0 down; ip link set eth0 up");
+    EXPECT_EQ(losses().links_down, std::set{eth0});
+    run("ip addr add 192.168.20.50/24 dev eth0; ip link set eth0 mtu 1400; ip route add default via 192.168.10.1");
+    EXPECT_TRUE(losses().links_down.empty());
+    run("ip addr flush dev eth0; ip addr add 192.168.20.50/24 dev eth0");
+    const std::set<std::pair<IfIndex, address>> gone{{eth0, ip("192.168.10.50")}, {eth0, ip("192.168.20.50")}};
+    EXPECT_EQ(losses().addresses, gone);
+    run("ip link del eth0");
+    EXPECT_TRUE(losses().links_down.contains(eth0));
+}
+
 TEST_F(RtnetlinkTest, LooksUpWithAMark) {
     run("ip link add tun0 type veth peer name tunnel-far; ip link set tunnel-far up; ip link set tun0 up");
     run("ip route add default dev tun0; ip -6 route add default dev tun0");

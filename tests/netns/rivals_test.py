@@ -6,6 +6,7 @@ import signal
 import unittest
 
 from injected import HALVES, TUNNEL, InjectedTest
+from labtest import SITES
 from lab import cgroup_mount, wait_until
 
 FLOOD = 1_000_000  # Routes that a server pushes: a full table of the internet.
@@ -115,6 +116,28 @@ class Hostile(InjectedTest):
         self.settle(60)
         self.assert_state_is(before)
         self.check_member(answered=True)
+
+
+class NoRival(InjectedTest):
+    def test_what_the_kernel_takes_along(self):
+        """A link, or its address, that is back before the agent looks: the class's default has gone with it, without a word. It
+        is put back each time, and none of the repairs, which are counted and come ever more slowly."""
+        self.sh(HALVES + "; sysctl -qw net.ipv6.conf.wlan0.disable_ipv6=1")
+        self.start("{}\n")
+        self.settle()
+        own = "ip -4 route show table 7866"
+        before, address = self.sh(own), f"{SITES['a'].net4}.77/24 dev wlan0"
+        self.assertIn("default via", before)
+        for flap in ["ip link set wlan0 down; ip link set wlan0 up"] * 12 + [f"ip address del {address}; ip address add {address}"] * 12:
+            self.agent.process.send_signal(signal.SIGSTOP)  # One look sees all of it.
+            self.sh(flap)
+            self.assertNotIn("default via", self.sh(own), flap)
+            self.agent.process.send_signal(signal.SIGCONT)
+            wait_until(lambda: self.sh(own) == before, 20, f"the table after {flap}", self.agent.explain)
+        self.assertEqual(self.agent.status()["repairs"], 0, self.agent.explain())
+        self.sh("ip route del default table 7866")
+        wait_until(lambda: self.sh(own) == before, 20, "the repair", self.agent.explain)
+        self.assertEqual(self.agent.status()["repairs"], 1, self.agent.explain())
 
 
 class Links(InjectedTest):

@@ -31,6 +31,13 @@ class AgentTest : public testing::Test {
         return rules;
     }
 
+    Route default_of_the_class() {
+        const Observed observed = *kernel.observe({.tables = {TableId{7866}}});
+        const auto found = std::ranges::find_if(observed.routes, [](const Route& route) {
+            return route.table == TableId{7866} && is_default(route) && route.gateway;
+        });
+        return found == observed.routes.end() ? Route{} : *found;
+    }
     std::vector<Route> routes_with_strays() { return kernel.observe({.strays = true})->routes; }
 
     FakeKernel kernel;
@@ -93,6 +100,54 @@ TEST_F(AgentTest, CalmsDownAgainstARivalThatNeverStops) {
     }
     EXPECT_EQ(repaired, 10);
     EXPECT_TRUE(agent.reconcile("later", now + std::chrono::seconds(1), Depth::usual).operations);
+}
+
+TEST_F(AgentTest, WhatTheKernelTookAlongWithALinkOrAnAddressIsNoRepair) {
+    ASSERT_TRUE(agent.start());
+    const Route ours = default_of_the_class();
+    const IfIndex wlan0 = ours.link;
+    const Losses kLosses[] = {{.links_down = {wlan0}, .addresses = {}},
+                              {.links_down = {}, .addresses = {{wlan0, ip("192.168.10.77")}}}};
+    for (const Losses& losses : kLosses) {
+        // The link's last: the one that is there now is the one that went.
+        const bool by_address = losses.links_down.empty();
+        if (by_address) kernel.delete_address("wlan0", ip("192.168.10.50"));
+        if (by_address) kernel.add_address("wlan0", ip("192.168.10.77"), 24);
+        pass();
+        for (int i = 0; i < 20; ++i) {
+            kernel.delete_route(ours);
+            agent.heard_of_losses(losses);
+            EXPECT_FALSE(pass().wait);
+            EXPECT_EQ(default_of_the_class(), ours);
+        }
+    }
+    EXPECT_EQ(agent.status({}).at("repairs"), 0);
+}
+
+TEST_F(AgentTest, ARivalIsNotTakenForTheKernel) {
+    ASSERT_TRUE(agent.start());
+    const Route ours = default_of_the_class();
+    const IfIndex other{ours.link.value + 7};
+    const Losses kOthers[] = {{},
+                              {.links_down = {other}, .addresses = {}},
+                              {.links_down = {}, .addresses = {{ours.link, ip("192.168.10.99")}}},
+                              {.links_down = {}, .addresses = {{other, ip("192.168.10.50")}}}};
+    int repairs = 0;
+    for (const Losses& losses : kOthers) {
+        kernel.delete_route(ours);
+        agent.heard_of_losses(losses);
+        pass();
+        EXPECT_EQ(agent.status({}).at("repairs"), ++repairs);
+    }
+    // With the link its routes go, and nothing else.
+    kernel.delete_rule(our_rules().front());
+    agent.heard_of_losses({.links_down = {ours.link}, .addresses = {}});
+    pass();
+    EXPECT_EQ(agent.status({}).at("repairs"), ++repairs);
+    // Once it is put back, the next to delete it is somebody else.
+    kernel.delete_route(ours);
+    pass();
+    EXPECT_EQ(agent.status({}).at("repairs"), ++repairs);
 }
 
 TEST_F(AgentTest, DoesNotFillTheLogUnderARival) {
