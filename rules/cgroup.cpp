@@ -73,8 +73,9 @@ int write_process(const std::string& directory, pid_t pid) {
 
 /// 0 or errno. Children first: a cgroup with children cannot be removed.
 int remove_tree(const std::string& directory) {
+    const std::string below = directory + "/";
     for (const std::string& child : names_below(directory)) {
-        if (const int error = remove_tree(directory + "/" + child); error != 0) return error;
+        if (const int error = remove_tree(below + child); error != 0) return error;
     }
     return rmdir(directory.c_str()) == 0 || errno == ENOENT ? 0 : errno;
 }
@@ -82,8 +83,9 @@ int remove_tree(const std::string& directory) {
 /// All processes in `directory` and below.
 std::vector<pid_t> processes_below(const std::string& directory) {
     std::vector<pid_t> pids = processes_in(directory);
+    const std::string below = directory + "/";
     for (const std::string& child : names_below(directory)) {
-        const auto more = processes_below(directory + "/" + child);
+        const auto more = processes_below(below + child);
         pids.insert(pids.end(), more.begin(), more.end());
     }
     return pids;

@@ -155,9 +155,10 @@ Expected<void> Redirects::set(const std::string& class_name, const Resolvers& re
 }
 
 Expected<void> Redirects::attach(const std::string& class_name, const std::string& cgroup) const {
+    const std::string directory = cgroup_mount_ + "/" + cgroup;
+    const std::string doing = "attaching the DNS programs of class " + class_name + " to cgroup " + cgroup;
     for (const RedirectHook& hook : kRedirectHooks) {
-        auto attached = bpf::attach(path_of(class_name, hook.word), cgroup_mount_ + "/" + cgroup, hook.type,
-                                    "attaching the DNS programs of class " + class_name + " to cgroup " + cgroup);
+        auto attached = bpf::attach(path_of(class_name, hook.word), directory, hook.type, doing);
         if (attached) continue;
         (void)detach(class_name, cgroup);
         return attached;
@@ -167,11 +168,12 @@ Expected<void> Redirects::attach(const std::string& class_name, const std::strin
 
 Expected<void> Redirects::detach(const std::string& class_name, const std::string& cgroup) const {
     Expected<void> detached;
+    const std::string directory = cgroup_mount_ + "/" + cgroup;
+    const std::string doing = "detaching the DNS programs of class " + class_name + " from cgroup " + cgroup;
     for (const RedirectHook& hook : kRedirectHooks) {
         const std::string path = path_of(class_name, hook.word);
-        if (!bpf::pinned_at(path) && errno == ENOENT && bpf::open_directory(cgroup_mount_ + "/" + cgroup)) continue;
-        auto done = bpf::detach(path, cgroup_mount_ + "/" + cgroup, hook.type,
-                                "detaching the DNS programs of class " + class_name + " from cgroup " + cgroup);
+        if (!bpf::pinned_at(path) && errno == ENOENT && bpf::open_directory(directory)) continue;
+        auto done = bpf::detach(path, directory, hook.type, doing);
         if (!done) detached = done;
     }
     return detached;
