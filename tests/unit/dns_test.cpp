@@ -225,6 +225,60 @@ TEST(DnsByUplink, AClassOfATunnelAsksThatTunnels) {
     EXPECT_EQ(laptop.resolvers().at(kStub), ip("10.8.0.9"));
 }
 
+TEST(DnsByUplink, OfMoreNameServersThanTheMapHoldsTheMachinesOwnAreServed) {
+    Laptop laptop;
+    laptop.observed.name_servers.of_machine.clear();
+    for (int i = 1; i <= 40; ++i)
+        laptop.observed.name_servers.of_machine.push_back(ip(("10.8.1." + std::to_string(i)).c_str()));
+    const Resolvers resolvers = laptop.resolvers();
+    EXPECT_EQ(resolvers.size(), 32u);
+    EXPECT_TRUE(resolvers.contains(ip("10.8.1.1")));
+    EXPECT_FALSE(resolvers.contains(ip("10.8.1.40")));
+}
+
+TEST(DnsByUplink, NobodyIsToldByAServerThatNoneCanBeRedirectedTo) {
+    Laptop laptop;
+    for (const char* server : {"127.0.0.1", "0.0.0.0", "224.0.0.251", "::1", "fe80::1", "ff02::fb"}) {
+        laptop.forget();
+        laptop.say(ResolverSource::networkd, kWlan, {ip(server)});
+        EXPECT_EQ(laptop.dns().state, DnsState::none) << server;
+    }
+}
+
+TEST(DnsByUplink, NameServersOfALinkThatIsGoneOrNoTunnelAreNotRedirected) {
+    Laptop laptop;
+    laptop.say(ResolverSource::resolved, IfIndex{99}, {ip("10.9.0.1")});
+    EXPECT_FALSE(laptop.resolvers().contains(ip("10.9.0.1")));
+    laptop.observed.links.push_back({.index = IfIndex{99}, .name = "eth9"});
+    EXPECT_FALSE(laptop.resolvers().contains(ip("10.9.0.1")));
+    laptop.observed.links.back().kind = "tun";
+    EXPECT_TRUE(laptop.resolvers().contains(ip("10.9.0.1")));
+}
+
+TEST(DnsByUplink, ResolvConfIsRememberedForItsDomainAloneToo) {
+    Laptop laptop;
+    laptop.forget();
+    laptop.take_over(false);
+    laptop.observed.links[1].up = false;
+    laptop.observed.addresses.push_back({.link = kWlan, .local = ip("fe80::50"), .prefix_length = 64});
+    laptop.observed.name_servers.of_machine = {kStub};
+    EXPECT_FALSE(laptop.desired().memory.resolvers) << "it says nothing";
+    laptop.observed.name_servers.domains_of_machine = {"home.example"};
+    const auto remembered = laptop.desired().memory.resolvers;
+    ASSERT_TRUE(remembered);
+    EXPECT_THAT(remembered->domains, ElementsAre("home.example"));
+    EXPECT_EQ(remembered->networks, (std::set<Prefix>{{ip("192.168.10.0"), 24}})) << "every link has fe80::/64";
+}
+
+TEST(DnsState, HasAWordForEach) {
+    EXPECT_EQ(to_string(DnsState::vpn), "vpn");
+    EXPECT_EQ(to_string(DnsState::machine), "machine");
+    EXPECT_EQ(to_string(DnsState::uplink), "uplink");
+    EXPECT_EQ(to_string(DnsState::none), "none");
+    EXPECT_EQ(to_string(ResolverSource::networkd), "networkd");
+    EXPECT_EQ(to_string(ResolverSource::resolv_conf), "resolv_conf");
+}
+
 TEST(DnsByUplink, AnotherResolverIsOneOperation) {
     Laptop laptop;
     Observed there = laptop.observed;

@@ -36,6 +36,14 @@ TEST(Passage, IsNotBlockedByARuleThatDropsNowAndThen) {
     EXPECT_FALSE(passage.is_blocked()) << "half of them";
 }
 
+TEST(Passage, BeginsAnewWhereEitherCounterDoes) {
+    Passage passage;
+    passage.take({.sent = 10, .arrived = 10});
+    passage.take({.sent = 12, .arrived = 1});
+    EXPECT_EQ(passage.last(), (FlowCounts{.sent = 12, .arrived = 1}));
+    EXPECT_TRUE(passage.is_blocked());
+}
+
 TEST(Passage, IsBlockedForTheFirstWhoLooks) {
     Passage passage;
     passage.take({.sent = 3, .arrived = 0});

@@ -243,6 +243,134 @@ TEST(Diff, AnIpv6GatewayThatFailedIsForgotten) {
     EXPECT_TRUE(diff(observed, decide(observed, {}, {}, kRoot)).empty());
 }
 
+TEST(Decide, CopiesOfAFloodOfRoutesWhatIsOnLinkFirst) {
+    FakeKernel kernel = laptop();
+    Observed observed = *kernel.observe(scope());
+    for (std::uint32_t i = 0; i < kMaxCopiedRoutes + 10; ++i)
+        observed.routes.push_back({.destination = {boost::asio::ip::address_v4(0x0a000000 + 256 * i), 24},
+                                   .gateway = ip("192.168.10.1"),
+                                   .link = IfIndex{2}});
+    const Route lan{.destination = {ip("192.168.10.0"), 24}, .link = IfIndex{2}};
+    observed.routes.push_back(lan);
+    const Desired desired = decide(observed, {}, {}, kRoot);
+    std::size_t copies = 0;
+    bool has_lan = false;
+    for (const Route& route : desired.routes) {
+        if (family_of(route) != Family::ipv4 || is_default(route)) continue;
+        ++copies;
+        has_lan = has_lan || route.destination == lan.destination;
+    }
+    EXPECT_EQ(copies, kMaxCopiedRoutes);
+    EXPECT_TRUE(has_lan);
+}
+
+TEST(Decide, CopiesNoRouteOfALinkThatIsDownOrGoneNorOneThatLeadsNowhere) {
+    FakeKernel kernel = laptop();
+    Observed observed = *kernel.observe(scope());
+    observed.links.push_back({.index = IfIndex{8}, .name = "eth1"});
+    observed.links.push_back({.index = IfIndex{9}, .name = "dummy", .up = true, .carrier = true, .loopback = true});
+    std::vector<Route> routes(4, {.destination = {ip("10.1.0.0"), 16}, .link = IfIndex{2}});
+    routes[0].link = IfIndex{8};
+    routes[1].link = IfIndex{9};
+    routes[2].link = IfIndex{99};
+    routes[3].type = RouteType::blackhole;
+    const auto copies = [&] {
+        const Desired desired = decide(observed, {}, {}, kRoot);
+        return std::ranges::count(desired.routes, routes[0].destination, &Route::destination);
+    };
+    observed.routes.insert(observed.routes.end(), routes.begin(), routes.end());
+    EXPECT_EQ(copies(), 0);
+    observed.routes.back().type = RouteType::unicast;
+    EXPECT_EQ(copies(), 1);
+}
+
+TEST(Decide, AClassHasAClassidWhereItIsNamedAndMarksByItWhereItIsOn) {
+    FakeKernel kernel = laptop();
+    const Observed observed = *kernel.observe(scope());
+    Config config{.marking = Marking::net_cls};
+    EXPECT_TRUE(decide(observed, config, {}, kRoot).net_cls.cgroups.empty());
+    config.classes[0].classid = 0x4e0001;
+    Desired desired = decide(observed, config, {}, kRoot);
+    EXPECT_EQ(desired.net_cls.cgroups, (std::map<std::string, std::uint32_t>{{kRoot + "/novpn", 0x4e0001u}}));
+    EXPECT_EQ(desired.nft.classes[0].classid, 0x4e0001u);
+    config.classes[0].enabled = false;
+    desired = decide(observed, config, {}, kRoot);
+    EXPECT_EQ(desired.net_cls.cgroups.size(), 1u) << "its processes stay where they are";
+    EXPECT_EQ(desired.nft.classes[0].classid, std::nullopt);
+}
+
+TEST(Decide, ADestinationThatIsNamedTwiceIsOne) {
+    ClassConfig novpn;
+    novpn.destinations = {{ip("203.0.113.0"), 24}, {ip("203.0.113.0"), 24}, {ip("203.0.113.8"), 32}};
+    EXPECT_EQ(outermost_destinations(novpn), (std::vector<Prefix>{{ip("203.0.113.0"), 24}}));
+}
+
+TEST(Decide, CgroupsOfOthersAreLookedAtWhereAClassOrASiteSelectsSome) {
+    const auto selects = [](auto change) {
+        Config config;
+        change(config);
+        return selects_cgroups(config);
+    };
+    EXPECT_FALSE(selects([](Config&) {}));
+    EXPECT_TRUE(selects([](Config& config) { config.classes[0].apps = {"firefox"}; }));
+    EXPECT_TRUE(selects([](Config& config) { config.classes[0].units = {"a.service"}; }));
+    EXPECT_TRUE(selects([](Config& config) { config.classes[0].slices = {"a.slice"}; }));
+    EXPECT_TRUE(selects([](Config& config) { config.classes[0].cgroups = {"a/b"}; }));
+    Config config{.sites = {{.name = "office"}}};
+    EXPECT_FALSE(selects_cgroups(config));
+    config.sites[0].classes["novpn"] = {.replace = {.apps = std::vector<std::string>{"firefox"}}};
+    EXPECT_TRUE(selects_cgroups(config));
+}
+
+TEST(Diff, OfTwoRoutesOfOursThatAreOneForTheKernelTheSecondGoes) {
+    FakeKernel kernel = laptop();
+    apply_all(kernel, plan_of(kernel));
+    Observed observed = *kernel.observe(scope());
+    const auto is_default6 = [](const Route& route) {
+        return route.table == TableId{7866} && is_default(route) && family_of(route) == Family::ipv6 &&
+               route.type == RouteType::unicast;
+    };
+    Route second = *std::ranges::find_if(observed.routes, is_default6);
+    second.gateway = ip("fe80::2");
+    observed.routes.push_back(second);
+    EXPECT_EQ(diff(observed, decide(observed, {}, {}, kRoot)), (Plan{DeleteRoute{second}}));
+}
+
+TEST(IsDispensable, WithoutWhatTheRestOfAPlanIsStillDone) {
+    const Plan dispensable{EndSocket{},       DropConnection{},
+                           ForgetNeighbour{}, ProbeNeighbour{},
+                           PinBirthMark{},    AttachBirthMark{},
+                           PinRedirect{},     SetResolvers{},
+                           AttachRedirect{},  ReplaceRoute{{.destination = {ip("10.0.0.0"), 8}}}};
+    for (const Operation& operation : dispensable) EXPECT_TRUE(is_dispensable(operation)) << to_string(operation, {});
+    const Plan needed{ReplaceRoute{{.destination = any_prefix(Family::ipv4)}}, AddRule{}, ReplaceNft{}, AddMember{}};
+    for (const Operation& operation : needed) EXPECT_FALSE(is_dispensable(operation)) << to_string(operation, {});
+}
+
+TEST(OperationText, OfAFlowIsWhatOneWouldTypeToEndIt) {
+    EXPECT_EQ(to_string(EndSocket{{.ip_protocol = 17, .local = ip("10.8.0.2"), .local_port = 5353}}, {}),
+              "ss --kill --udp src 10.8.0.2 sport = 5353");
+    const Connection connection{.ip_protocol = 6,
+                                .source = ip("10.8.0.2"),
+                                .source_port = 40000,
+                                .destination = ip("203.0.113.1"),
+                                .destination_port = 443,
+                                .translated = ip("192.168.10.50")};
+    EXPECT_EQ(to_string(DropConnection{connection}, {}), "conntrack -D " + to_string(connection));
+}
+
+TEST(Conflicts, NameACgroupWithTheSameClassid) {
+    Observed observed = *laptop().observe(scope());
+    observed.net_cls.mount = "/net_cls";
+    observed.net_cls.others = {{"docker/a", 0x10001}, {"docker/b", 0x4e0001}};
+    Config config;
+    EXPECT_TRUE(conflicts(observed, config).empty());
+    config.classes[0].classid = 0x4e0001;
+    EXPECT_THAT(conflicts(observed, config),
+                ElementsAre("classid 0x4e0001 of class novpn is that of the cgroup /net_cls/docker/b; choose another "
+                            "classid, or remove that cgroup"));
+}
+
 TEST(Conflicts, NameTheOwnerOfATableAndOfAMark) {
     FakeKernel kernel = laptop();
     kernel.add_route({.table = TableId{7866},

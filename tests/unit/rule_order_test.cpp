@@ -1,6 +1,7 @@
 // Where our policy rules stand against other people's.
 #include "agent/rule_order.h"
 
+#include <boost/asio/ip/address.hpp>
 #include <gtest/gtest.h>
 
 namespace novpn::test {
@@ -50,6 +51,25 @@ TEST(CouldCarry, AnInvertedRuleUnlessItMeansOurPackets) {
     EXPECT_TRUE(could_carry(wg_quick(1), kOurs));
     EXPECT_FALSE(could_carry({.table = TableId{9}, .invert = true, .mark = kOurs}, kOurs));
     EXPECT_TRUE(could_carry({.table = TableId{9}, .invert = true, .mark = kOurs, .oif = "eth0"}, kOurs));
+}
+
+TEST(CouldCarry, AnInvertedRuleThatNamesMoreThanOurMark) {
+    const Rule of_our_mark{.table = TableId{9}, .invert = true, .mark = kOurs};
+    std::vector<Rule> rules(11, of_our_mark);
+    const Prefix lan{boost::asio::ip::make_address("192.168.10.0"), 24};
+    rules[0].from = lan;
+    rules[1].to = lan;
+    rules[2].iif = "docker0";
+    rules[3].oif = "wlan0";
+    rules[4].ip_protocol = 6;
+    rules[5].source_port = PortRange{500, 500};
+    rules[6].destination_port = PortRange{53, 53};
+    rules[7].uids = UidRange{1000, 1000};
+    rules[8].l3mdev = true;
+    rules[9].mark = Mark{.value = 0x4e000000, .mask = 0xff0000ff}; // not of those of ours that have another bit
+    rules[10].mark = Mark{.value = 0x4f000000, .mask = 0xff000000};
+    for (const Rule& rule : rules) EXPECT_TRUE(could_carry(rule, kOurs)) << to_string(rule);
+    EXPECT_FALSE(could_carry(of_our_mark, kOurs));
 }
 
 TEST(CouldCarry, NotForwardedPacketsOnly) {

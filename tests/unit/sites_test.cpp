@@ -205,4 +205,95 @@ TEST(LookAround, KnowsAGatewayThatTheVpnReplacedOrItsServersRoute) {
     EXPECT_EQ(look_around(observed, config, {}).gateways, std::vector{gateway});
 }
 
+TEST(LookAround, AGatewayIsMissingUntilItIsKnownOrNeedsNoAddress) {
+    const Config config = config_of("sites: [{name: s, match: {gateway_mac: '*'}}]\n");
+    Observed observed{
+        .links = {{.index = IfIndex{2}, .name = "eth0", .up = true, .carrier = true}},
+        .addresses = {{.link = IfIndex{2}, .local = ip("192.168.1.9"), .prefix_length = 24}},
+        .routes = {{.destination = any_prefix(Family::ipv4), .gateway = ip("192.168.1.1"), .link = IfIndex{2}}}};
+    const auto is_missing = [&](NeighbourState state, bool with_mac) {
+        Neighbour gateway{.link = IfIndex{2}, .host = ip("192.168.1.1"), .state = state};
+        if (with_mac) gateway.mac = MacAddress{{2, 0, 0, 0, 0, 1}};
+        observed.place_gateways = {gateway};
+        return look_around(observed, config, {}).gateways_missing;
+    };
+    EXPECT_TRUE(is_missing(NeighbourState::incomplete, false));
+    EXPECT_FALSE(is_missing(NeighbourState::stale, true));
+    EXPECT_TRUE(is_missing(NeighbourState::incomplete, true)) << "the address is an old one";
+    EXPECT_TRUE(is_missing(NeighbourState::failed, true)) << "so is this";
+    EXPECT_FALSE(is_missing(NeighbourState::noarp, false));
+}
+
+TEST(LookAround, WhatIsToldByALinkThatIsNotThereCountsNot) {
+    const Config config = config_of("sites: [{name: s, match: {ssid: Corp}}]\n");
+    Observed observed{.links = {{.index = IfIndex{2}, .name = "wlan0", .up = true, .carrier = true}},
+                      .wifi = {{.link = IfIndex{2}, .ssid = "Corp"}, {.link = IfIndex{9}, .ssid = "Old"}}};
+    EXPECT_EQ(look_around(observed, config, {}).wifi, std::vector{observed.wifi.front()});
+    Link& link = observed.links.front();
+    link.carrier = false;
+    EXPECT_TRUE(look_around(observed, config, {}).wifi.empty());
+    link.carrier = link.loopback = true;
+    EXPECT_TRUE(look_around(observed, config, {}).wifi.empty());
+    link.loopback = link.up = false;
+    EXPECT_TRUE(look_around(observed, config, {}).wifi.empty());
+}
+
+TEST(SameSurroundings, AreThoseOfOnePlace) {
+    const Place place{.wifi = {{.link = IfIndex{2}, .ssid = "Corp"}},
+                      .networks = {{ip("10.0.0.0"), 24}},
+                      .links = {"wlan0"},
+                      .tunnels = {"tun0"}};
+    Place later = place;
+    later.domains = {"corp.example"}; // the sources have answered
+    EXPECT_TRUE(same_surroundings(place, later));
+    std::vector<Place> others(4, place);
+    others[0].wifi[0].ssid = "Home";
+    others[1].networks[0].length = 25;
+    others[2].links.push_back("eth0");
+    others[3].tunnels.clear();
+    for (const Place& other : others) EXPECT_FALSE(same_surroundings(place, other));
+}
+
+TEST(ConfigAt, KeepsNothingOfAClassThatIsAnotherSinceTheReload) {
+    Config config{.classes = {{.name = "novpn", .apps = {"a"}}},
+                  .sites = {{.name = "office", .classes = {{"novpn", {.enabled = false}}}}}};
+    const SiteDecision open{.verdicts = {{.name = "office", .matches = Certainty::unknown}}, .known = false};
+    const ClassConfig before = config.classes[0];
+    const auto is_kept = [&](const ClassConfig& former) {
+        return config_at(open, config, {former}).classes[0].enabled;
+    };
+    EXPECT_TRUE(is_kept(before));
+    ClassConfig other = before;
+    other.name = "games";
+    EXPECT_FALSE(is_kept(other));
+    other = before;
+    other.mark.value = 0x4f000000;
+    EXPECT_FALSE(is_kept(other)) << "its flows have a mark that means nothing any more";
+    other = before;
+    other.via = "tun0";
+    EXPECT_FALSE(is_kept(other)) << "it let nothing out";
+    config.classes[0].via = "tun0";
+    config.sites[0].classes["novpn"] = {.enabled = true};
+    EXPECT_EQ(config_at(open, config, {before}).classes[0].via, "tun0");
+}
+
+TEST(ConfigAt, KeepsDnsAndWhatIsWithoutAnUplinkOnlyWhereASiteSaysSo) {
+    Config config{.classes = {{.name = "novpn", .when_no_uplink = WhenNoUplink::tunnel, .dns = Dns::uplink}},
+                  .sites = {{.name = "office",
+                             .classes = {{"novpn", {.when_no_uplink = WhenNoUplink::block, .dns = Dns::vpn}}}}}};
+    const SiteDecision open{.verdicts = {{.name = "office", .matches = Certainty::unknown}}, .known = false};
+    const ClassConfig before = config.classes[0];
+    EXPECT_EQ(config_at(open, config, {before}).classes[0].dns, Dns::uplink);
+    EXPECT_EQ(config_at(open, config, {before}).classes[0].when_no_uplink, WhenNoUplink::tunnel);
+    config.classes[0].dns = Dns::vpn;
+    config.classes[0].when_no_uplink = WhenNoUplink::block;
+    EXPECT_EQ(config_at(open, config, {before}).classes[0].dns, Dns::vpn);
+    EXPECT_EQ(config_at(open, config, {before}).classes[0].when_no_uplink, WhenNoUplink::block);
+}
+
+TEST(TellsByWifi, AlsoWhereOnlyTheAccessPointIsNamed) {
+    EXPECT_TRUE(tells_by_wifi(config_of("sites: [{name: s, match: {bssid: 'c0:*'}}]\n")));
+    EXPECT_FALSE(tells_by_wifi(config_of("sites: [{name: s, match: {link: eth0}}]\n")));
+}
+
 } // namespace novpn

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <memory>
 #include <netinet/in.h>
 
 namespace novpn {
@@ -139,6 +140,77 @@ TEST_F(Stale, EndsAFlowThatIsTranslatedToAnAddressThatIsGoneAndDropsItsEntry) {
     flows.sockets = {tcp("10.8.0.2", kMark.value)};
     flows.connections->push_back(entry("10.8.0.2", kMark.value, "192.168.10.50"));
     EXPECT_THAT(stale(), ElementsAre(EndSocket{flows.sockets.front()}, DropConnection{flows.connections->front()}));
+}
+
+TEST_F(Stale, AMasqueradeIsOfTheLinkThatTheClasssTableLeadsTo) {
+    constexpr IfIndex kEth0{4};
+    observed.addresses.push_back({.link = kEth0, .local = ip("172.16.0.50"), .prefix_length = 24});
+    const Prefix server{ip("203.0.113.0"), 24};
+    desired.routes.insert(desired.routes.begin(),
+                          {{.table = kTable, .destination = server, .link = kEth0},
+                           {.table = TableId{7867}, .destination = {ip("203.0.113.1"), 32}, .link = kTun0},
+                           {.table = kTable, .type = RouteType::unreachable, .destination = server, .metric = 9},
+                           {.table = kTable, .destination = {ip("198.51.100.0"), 24}, .link = kTun0}});
+    flows.sockets = {tcp("10.8.0.2", kMark.value)};
+    flows.connections = {entry("10.8.0.2", kMark.value, "172.16.0.50")};
+    EXPECT_THAT(stale(), IsEmpty());
+    flows.connections = {entry("10.8.0.2", kMark.value, "10.20.0.50")};
+    EXPECT_THAT(stale(), ElementsAre(EndSocket{flows.sockets.front()})) << "it leaves by eth0 from now on";
+}
+
+TEST_F(Stale, AnEntryOfAnotherFlowIsNoMasquerade) {
+    flows.sockets = {tcp("10.8.0.2", kMark.value)};
+    const Connection own = entry("10.8.0.2", kMark.value, "10.20.0.50");
+    std::vector<Connection> others(5, own);
+    others[0].ip_protocol = IPPROTO_UDP;
+    others[1].source_port = 40001;
+    others[2].destination_port = 80;
+    others[3].source = own.destination;
+    others[3].source_port = own.destination_port;
+    others[4].destination = own.source;
+    others[4].destination_port = own.source_port;
+    flows.connections = others;
+    EXPECT_THAT(stale(), ElementsAre(EndSocket{flows.sockets.front()}));
+    flows.connections->push_back(own);
+    EXPECT_THAT(stale(), IsEmpty());
+}
+
+TEST_F(Stale, LeavesAnEntryAloneThatIsNotTranslated) {
+    // Of a member with a route of its own to a network behind the tunnel: no masquerade, none to lose.
+    flows.sockets = {tcp("10.8.0.2", kMark.value)};
+    flows.connections = {entry("10.8.0.2", kMark.value, "10.8.0.2"),
+                         entry("192.168.10.50", kMark.value, "192.168.10.50")};
+    EXPECT_THAT(stale(), IsEmpty());
+}
+
+TEST_F(Stale, WhatUsersAndDestinationsSelectIsAMembersAlsoWithoutAMark) {
+    OpenSocket of_user = tcp("192.168.10.50", 0, 1), to_listed = of_user, listens = of_user;
+    of_user.uid = 1000;
+    to_listed.remote = ip("198.51.100.7");
+    listens.remote.reset();
+    flows.cgroups.clear(); // nor a cgroup
+    flows.sockets = {of_user, to_listed, listens};
+    EXPECT_THAT(stale(), IsEmpty());
+    EXPECT_FALSE(has_flows_of_members(flows, desired));
+    ClassDecision& novpn = desired.classes["novpn"];
+    novpn.users = {1000};
+    novpn.destinations = {{ip("198.51.100.0"), 24}};
+    EXPECT_THAT(stale(), ElementsAre(EndSocket{of_user}, EndSocket{to_listed}));
+    flows.sockets = {listens};
+    EXPECT_FALSE(has_flows_of_members(flows, desired));
+    flows.sockets = {to_listed};
+    EXPECT_TRUE(has_flows_of_members(flows, desired));
+}
+
+TEST_F(Stale, AFamilyThatNobodyHasDecidedHasNoWayOut) {
+    EXPECT_TRUE(has_way_out(desired.classes["novpn"], Family::ipv4));
+    EXPECT_FALSE(has_way_out(desired.classes["novpn"], Family::ipv6));
+    EXPECT_FALSE(has_way_out({}, Family::ipv4));
+}
+
+TEST_F(Stale, AClassThatIsNewMovesItsFamily) {
+    EXPECT_EQ(families_moved(observed, desired, {}, &desired), std::set<Family>{});
+    EXPECT_EQ(families_moved(observed, desired, {}, std::make_unique<Desired>().get()), std::set{Family::ipv4});
 }
 
 TEST_F(Stale, LeavesAloneWhatHasAPathOfItsOwnInTheTunnel) {

@@ -233,4 +233,93 @@ TEST(SelectUplink, TakesTheHopOfAMultipathDefaultThatCarries) {
     EXPECT_EQ(select(observed).uplink->link_name, "wlan0");
 }
 
+TEST(SelectUplink, ADefaultThatLeadsNowhereOrByALinkThatIsGoneIsNone) {
+    Observed observed = one_network();
+    observed.routes.push_back(default_by(9, "192.168.10.9", 1));
+    observed.routes.push_back({.type = RouteType::unreachable, .destination = any_prefix(Family::ipv4)});
+    EXPECT_EQ(select(observed).uplink->gateway, ip("192.168.10.1"));
+    observed.routes.erase(observed.routes.begin());
+    EXPECT_FALSE(select(observed).uplink);
+}
+
+TEST(SelectUplink, WhereNoGatewayAnswersTheBestMetricCounts) {
+    Observed observed = one_network();
+    observed.routes.push_back(default_by(2, "192.168.10.2", 700));
+    for (const char* gateway : {"192.168.10.1", "192.168.10.2"})
+        observed.gateways.push_back({.link = IfIndex{2}, .host = ip(gateway), .state = NeighbourState::failed});
+    const Selection selection = select(observed);
+    EXPECT_EQ(selection.uplink->gateway, ip("192.168.10.1"));
+    EXPECT_EQ(selection.reason, "default route of main, metric 600") << "it is no better than the other";
+}
+
+TEST(SelectUplink, AGuessByALinkThatIsGoneIsNone) {
+    Observed observed = one_network();
+    const Route own{.table = TableId{7866},
+                    .destination = any_prefix(Family::ipv4),
+                    .gateway = ip("192.168.10.1"),
+                    .link = IfIndex{2},
+                    .protocol = kNovpnProtocol};
+    observed.routes = {own,
+                       {.destination = {ip("203.0.113.20"), 32}, .gateway = ip("192.168.10.2"), .link = IfIndex{2}}};
+    EXPECT_EQ(select(observed, {}, {}, "tun0").from, UplinkSource::table);
+    observed.routes[0].link = IfIndex{9};
+    EXPECT_EQ(select(observed, {}, {}, "tun0").from, UplinkSource::host_route);
+    observed.routes[1].link = IfIndex{9};
+    EXPECT_FALSE(select(observed, {}, {}, "tun0").uplink);
+}
+
+TEST(SelectUplink, ATentativeAddressIsNoneYet) {
+    const Prefix all = any_prefix(Family::ipv6);
+    Observed observed{.links = {ethernet(2, "wlan0")},
+                      .addresses = {{.link = IfIndex{2}, .local = ip("2001:db8:a::50"), .prefix_length = 64}},
+                      .routes = {{.destination = all, .gateway = ip("2001:db8:a::1"), .link = IfIndex{2}}}};
+    const auto found = [&] { return select_uplink({.family = Family::ipv6}, observed, {}, {}, {}); };
+    ASSERT_TRUE(found().uplink);
+    EXPECT_EQ(found().remembered->on_link, prefix_of(ip("2001:db8:a::"), 64));
+    observed.addresses.push_back(
+        {.link = IfIndex{2}, .local = ip("2001:db8:a:0:1::1"), .prefix_length = 80, .tentative = true});
+    EXPECT_EQ(found().remembered->on_link, prefix_of(ip("2001:db8:a::"), 64)) << "the other is not in use";
+    observed.addresses[0].tentative = true;
+    EXPECT_FALSE(found().uplink);
+}
+
+TEST(OnlyUplink, IsTheOneLinkThatCarriesTheFamily) {
+    Observed observed = one_network();
+    EXPECT_EQ(only_uplink(Family::ipv4, observed, {}), IfIndex{2});
+    EXPECT_EQ(only_uplink(Family::ipv6, observed, {}), std::nullopt);
+    observed.links.push_back(ethernet(3, "eth0"));
+    observed.links.push_back(tun(4, "tun0"));
+    for (std::uint32_t link : {3u, 4u})
+        observed.addresses.push_back({.link = IfIndex{link}, .local = ip("10.0.0.2"), .prefix_length = 24});
+    EXPECT_EQ(only_uplink(Family::ipv4, observed, {}), std::nullopt) << "which of the two is not known";
+    observed.links[1].carrier = false;
+    EXPECT_EQ(only_uplink(Family::ipv4, observed, {}), IfIndex{2});
+}
+
+TEST(IsTunnel, APppLinkThatWasOneStaysOneByItsNameAlone) {
+    Link vpn = ethernet(5, "ppp*");
+    vpn.hardware = 512;
+    Link modem = ethernet(6, "ppp1");
+    modem.hardware = 512;
+    const Observed observed{.links = {vpn, modem}};
+    Memory memory;
+    memory.ppp_tunnels = {IfIndex{5}, IfIndex{77}};
+    const Config config = with_known_tunnels({}, memory, observed);
+    EXPECT_TRUE(is_tunnel(vpn, observed, config));
+    EXPECT_FALSE(is_tunnel(modem, observed, config)) << "a name is no glob";
+}
+
+TEST(HostRouteGateways, AreAFewOfManyAndEachOnce) {
+    std::vector<Route> routes;
+    for (int i = 1; i <= 20; ++i)
+        for (const char* server : {"203.0.113.1", "203.0.113.2"})
+            routes.push_back({.destination = {ip(server), 32},
+                              .gateway = ip(("192.168.10." + std::to_string(i)).c_str()),
+                              .link = IfIndex{2}});
+    EXPECT_EQ(host_route_gateways(routes).size(), 8u);
+    EXPECT_EQ(host_route_gateways({routes[0], routes[1]}).size(), 1u);
+    routes[0].table = TableId{52};
+    EXPECT_TRUE(host_route_gateways({routes[0]}).empty()) << "of another table";
+}
+
 } // namespace novpn::test
