@@ -116,7 +116,8 @@ std::optional<FlowsBegun> flows_begun(const std::map<std::string, PacketCounts>&
 
 bool has_flows_of_members(const OpenFlows& flows, const Desired& desired) {
     return std::ranges::any_of(desired.classes, [&](const auto& c) {
-        const auto& [name, decision] = c;
+        const std::string& name = c.first;
+        const ClassDecision& decision = c.second;
         const auto is_of_class = [&](const OpenSocket& socket) {
             return is_member(socket, name, decision, flows) || selects(decision, socket);
         };

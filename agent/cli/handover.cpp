@@ -164,8 +164,12 @@ bool ends_within(int pidfd, int milliseconds) {
 void let_go_of_all_but(int told, int program, int instance) {
     [[maybe_unused]] const int moved = ::chdir("/");
     const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-    (void)::dup2(null, STDIN_FILENO);
-    (void)::dup2(null, STDOUT_FILENO);
+    for (const int fd : {STDIN_FILENO, STDOUT_FILENO}) {
+        if (null >= 0)
+            (void)::dup2(null, fd);
+        else
+            (void)::close(fd);
+    }
     int kept[] = {told, program, instance};
     std::ranges::sort(kept);
     unsigned from = STDERR_FILENO + 1;

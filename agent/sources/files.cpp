@@ -70,12 +70,12 @@ std::vector<SourceFile> read_files(const std::string& path, std::size_t max_size
                                    const std::function<bool(std::string_view)>& wanted) {
     std::vector<SourceFile> files;
     Directory directory = open_directory(path);
+    const int directory_fd = directory ? dirfd(directory.get()) : -1;
     struct stat directory_status {};
-    if (!directory || fstat(dirfd(directory.get()), &directory_status) < 0) return files;
+    if (directory_fd < 0 || fstat(directory_fd, &directory_status) < 0) return files;
     for (std::string& name : names_in(directory.get(), wanted)) {
         // O_NONBLOCK: a FIFO must not hold up whoever opens it.
-        UniqueFd fd(
-            openat(dirfd(directory.get()), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+        UniqueFd fd(openat(directory_fd, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
         struct stat status {};
         if (!fd || fstat(fd.get(), &status) < 0 || !is_trusted(status, directory_status)) continue;
         if (auto content = read_all(fd.get(), max_size))

@@ -9,6 +9,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <ranges>
 #ifdef NOVPN_HAVE_SYSTEMD
 #include <systemd/sd-bus.h>
 #endif
@@ -39,7 +40,7 @@ std::optional<address> to_gateway(const std::string& text) {
 
 std::vector<LinkGateway> gateways_of(const BusObjects& objects) {
     std::vector<LinkGateway> gateways;
-    for (const auto& [path, device] : objects) {
+    for (const BusProperties& device : std::views::values(objects)) {
         // A modem's IpInterface is the link that carries the packets, its Interface a serial port.
         std::string link = text(device, "IpInterface");
         if (link.empty()) continue;
