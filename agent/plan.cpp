@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <netinet/in.h>
+#include <tuple>
 
 namespace novpn {
 
@@ -14,11 +15,17 @@ namespace {
 bool is_backstop(const Route& route) { return route.type == RouteType::unreachable; }
 
 /// Order in which routes are added, so that a packet never meets a table with less than its backstop, and the kernel
-/// knows a gateway's prefix before the gateway. Routes are deleted in the reverse order.
+/// knows a gateway's prefix before the gateway.
 int route_rank(const Route& route) {
     if (is_backstop(route)) return 0;
     if (!is_default(route)) return route.gateway ? 2 : 1;
     return 3;
+}
+
+/// Order in which routes are deleted: one that the kernel prefers to another goes after it, so that what is deleted
+/// never hands its packets to what is yet to be. The backstop is the last.
+auto removal_rank(const Route& route) {
+    return std::tuple(is_backstop(route), route.destination.length, ~route.metric);
 }
 
 /// Rules are added in this order: the way around the lookup (a target, then the jumps to it) before the lookup.
@@ -77,8 +84,8 @@ RouteChanges route_changes(const Observed& observed, const Desired& desired) {
     changes.to_delete.assign(unwanted.begin(), unwanted.end());
     changes.stale.erase(unwanted.begin(), unwanted.end());
     std::ranges::stable_sort(changes.to_replace, {}, route_rank);
-    std::ranges::stable_sort(changes.stale, std::greater{}, route_rank);
-    std::ranges::stable_sort(changes.to_delete, std::greater{}, route_rank);
+    std::ranges::stable_sort(changes.stale, {}, removal_rank);
+    std::ranges::stable_sort(changes.to_delete, {}, removal_rank);
     return changes;
 }
 

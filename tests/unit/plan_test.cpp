@@ -336,6 +336,24 @@ TEST(Diff, OfTwoRoutesOfOursThatAreOneForTheKernelTheSecondGoes) {
     EXPECT_EQ(diff(observed, decide(observed, {}, {}, kRoot)), (Plan{DeleteRoute{second}}));
 }
 
+TEST(Diff, DeletesTheRouteThatTheKernelPrefersLast) {
+    FakeKernel kernel = laptop();
+    apply_all(kernel, plan_of(kernel));
+    Observed observed = *kernel.observe(scope());
+    Route preferred{.table = TableId{7866},
+                    .destination = prefix_of(ip("fd77:1::"), 64),
+                    .metric = 77,
+                    .link = IfIndex{2},
+                    .protocol = kNovpnProtocol};
+    Route worse = preferred;
+    worse.metric = 78;
+    Route wider = preferred;
+    wider.destination = prefix_of(ip("fd77::"), 16);
+    for (const Route& route : {preferred, worse, wider}) observed.routes.push_back(route);
+    EXPECT_EQ(diff(observed, decide(observed, {}, {}, kRoot)),
+              (Plan{DeleteRoute{wider}, DeleteRoute{worse}, DeleteRoute{preferred}}));
+}
+
 TEST(IsDispensable, WithoutWhatTheRestOfAPlanIsStillDone) {
     const Plan dispensable{EndSocket{},       DropConnection{},
                            ForgetNeighbour{}, ProbeNeighbour{},
