@@ -169,6 +169,7 @@ class Walk:
     def join(self):
         """A member of the class, by `novpn run`."""
         self.member = self.lab.spawn(*self.lab.novpn_command("run", "--", PYTHON, self.lab.directory / "probe.py", "serve"))
+        self.question(self.member, "drop")  # It is in before anything happens to the agent.
         self.kept = 0
 
     def question(self, process, *words, timeout=10.0):
