@@ -162,6 +162,28 @@ class ColdStart(LabTest):
         self.assert_members_seen_at("b")
         self.assert_nothing_leaked()
 
+    def test_a_gateway_of_a_lease_that_is_not_on_the_link(self):
+        self.end_dhcp()
+        self.lab.hand_out("a", "10.66.66.1")
+        self.dhclient(routes=False)  # The kernel takes no such route.
+        self.lab.shell(f"ip route add default via {SITES['a'].gateway} dev wlan0")
+        self.take_over(SITES["a"].gateway)
+        self.assertIn("option routers 10.66.66.1;", self.lab.shell(f"cat {LEASES}/*"))
+        self.start_blind()
+        self.assert_same(self.agent.status()["families"]["ipv4"]["uplink"], None, "IPv4 uplink")
+        self.assertIn("no answer", self.lab.seen("tcp", 4, member=True))
+        self.assert_members_seen_at("a", families=(6,))
+        self.assert_others_seen_as(VPN_SEEN[4])
+        self.assert_nothing_leaked()
+        # One that is on the link is taken.
+        self.end_dhcp()
+        self.lab.hand_out("a", SITES["a"].gateway)
+        self.dhclient(routes=False)
+        self.assert_uplink("ipv4", "lease", SITES["a"].gateway)
+        self.lab.shell(f"ip route replace default via {SITES['a'].gateway} dev wlan0 table 100")  # gone with the address
+        self.assert_members_seen_at("a")
+        self.assert_nothing_leaked()
+
     def test_a_lease_on_a_disk_that_hangs(self):
         self.end_dhcp()
         self.dhclient()
