@@ -220,12 +220,24 @@ BusProperties read_settings(sd_bus_message* message) {
 struct Call {
     std::function<void(sd_bus_message*)> read;
     bool answered = false;
+    bool lost = false; ///< the answer is not NetworkManager's
 };
+
+/// The bus ended while the call was under way, or NetworkManager did. sd-bus answers all open calls for a bus that
+/// ended.
+bool is_loss(const sd_bus_error& error) {
+    constexpr const char* kLosses[] = {SD_BUS_ERROR_NO_REPLY, SD_BUS_ERROR_DISCONNECTED, SD_BUS_ERROR_SERVICE_UNKNOWN,
+                                       SD_BUS_ERROR_NAME_HAS_NO_OWNER};
+    return std::ranges::any_of(kLosses, [&](const char* name) { return sd_bus_error_has_name(&error, name) > 0; });
+}
 
 int take_answer(sd_bus_message* message, void* data, sd_bus_error*) {
     auto& call = *static_cast<Call*>(data);
     call.answered = true;
-    if (!sd_bus_message_is_method_error(message, nullptr)) call.read(message);
+    if (const sd_bus_error* error = sd_bus_message_get_error(message))
+        call.lost = is_loss(*error);
+    else
+        call.read(message);
     return 1;
 }
 
@@ -252,7 +264,7 @@ class NetworkManager {
         return sd_bus_call_async(bus_.get(), nullptr, request.get(), take_answer, &calls_.back(), 0) >= 0;
     }
 
-    /// True when all calls are answered.
+    /// True when NetworkManager has answered all calls: the half of an answer may say the contrary of the whole.
     bool wait() {
         while (!std::ranges::all_of(calls_, &Call::answered)) {
             int processed = sd_bus_process(bus_.get(), nullptr);
@@ -262,7 +274,7 @@ class NetworkManager {
             if (left.count() <= 0 || sd_bus_wait(bus_.get(), static_cast<std::uint64_t>(left.count())) < 0)
                 return false;
         }
-        return true;
+        return std::ranges::none_of(calls_, &Call::lost);
     }
 
   private:

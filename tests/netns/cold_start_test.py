@@ -13,6 +13,34 @@ BOUND | RENEW | REBIND | REBOOT)
 esac
 """
 LEASES = "/var/lib/dhcp"
+BUS = "/run/dbus/system_bus_socket"
+
+# In place of the bus: passes on what both say, until a client has made a call of this name; then that client's bus has ended.
+CUT_AT = """
+import os, select, socket, sys, threading
+place, call = sys.argv[1], sys.argv[2].encode()
+os.rename(place, place + ".real")
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(place)
+os.chmod(place, 0o666)
+listener.listen()
+print("ready", flush=True)
+def serve(client):
+    bus = socket.socket(socket.AF_UNIX)
+    bus.connect(place + ".real")
+    while True:
+        for end in select.select([client, bus], [], [])[0]:
+            said = end.recv(65536)
+            if end is client and call in said:
+                print("cut", flush=True)
+            if not said or end is client and call in said:
+                client.close()
+                bus.close()
+                return
+            (bus if end is client else client).sendall(said)
+while True:
+    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+"""
 
 
 class ColdStart(LabTest):
@@ -124,6 +152,31 @@ class ColdStart(LabTest):
         self.take_over_from_networkmanager()
         self.start_blind()
         self.assert_same(self.agent.status()["families"]["ipv4"]["uplink"], None, "IPv4 uplink")
+        self.assert_nothing_leaked()
+
+    def test_the_bus_ends_amid_a_call_to_networkmanager(self):
+        """Half of what it would have said is nothing: that the link is never a default came with the other half."""
+        self.end_dhcp()
+        self.networkmanager("ipv4.never-default yes")
+        self.lab.shell(f"ip route add default via {SITES['a'].gateway} dev wlan0")
+        self.take_over_from_networkmanager()
+        for call in ("GetManagedObjects", "GetAppliedConnection"):
+            with self.subTest(call):
+                bus = self.lab.spawn(the_lab.PYTHON, "-c", CUT_AT, BUS, call)
+                the_lab.read_line(bus)
+                log = self.start_blind()
+                self.assert_same(the_lab.read_line(bus), "cut", "what became of the call")
+                self.assertIn("the sources gave 1 hints", log)  # The IPv6 router, which the kernel knows.
+                self.assert_same(self.agent.status()["families"]["ipv4"]["uplink"], None, "IPv4 uplink")
+                self.assert_nothing_leaked()
+                self.lab.end(bus)
+                self.lab.shell(f"mv {BUS}.real {BUS}")
+                self.agent.stop()
+        # As the user changes their mind, over a bus that holds.
+        self.start_blind()
+        self.nm.nmcli("connection", "modify", "lab-wlan0", "ipv4.never-default", "no")
+        self.nm.nmcli("device", "reapply", "wlan0")
+        self.assert_uplink("ipv4", "main", SITES["a"].gateway)
         self.assert_nothing_leaked()
 
     def test_ipv6_by_the_routers_advertisement(self):
