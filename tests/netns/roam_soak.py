@@ -341,6 +341,11 @@ class Walk:
             # The kernel began to look for the gateway while the link had no carrier, and drops what waits when it gives up.
             seen = self.question(self.member, "ask", protocol, MEMBER_ECHO[family], DUE)
             self.counts["second tries"] += 1
+        elif due and self.inject and self.site_of(family, seen) not in due:
+            # A router's advertisement came after the agent had settled, and the kernel refused what it asked for: it tries again.
+            self.settle()
+            seen = self.question(self.member, "ask", protocol, MEMBER_ECHO[family], DUE)
+            self.counts["tries after a refusal"] += 1
         site = self.site_of(family, seen)
         self.counts["members answered" if site else "members unanswered"] += 1
         if due and site not in due or not due and not site and not seen.startswith("no answer"):
