@@ -29,34 +29,50 @@ std::uint32_t bits_of_all_classes(const Config& config) {
     return bits;
 }
 
-bool is_copied(const Route& route, Family family, const Observed& observed, const Config& config) {
-    if (route.table != kMainTable || family_of(route) != family || is_default(route)) return false;
-    if (route.type != RouteType::unicast) return false;
-    const Link* link = find_link(observed, route.link);
-    return link && link->up && !link->loopback && !is_tunnel(*link, observed, config);
+bool is_copied(const Route& route, Family family, const std::set<IfIndex>& links) {
+    return route.table == kMainTable && route.type == RouteType::unicast && family_of(route) == family &&
+           !is_default(route) && links.contains(route.link);
+}
+
+/// By which main's routes are copied.
+std::set<IfIndex> links_to_copy(const Observed& observed, const Config& config) {
+    std::set<IfIndex> links;
+    for (const Link& link : observed.links)
+        if (link.up && !link.loopback && !is_tunnel(link, observed, config)) links.insert(link.index);
+    return links;
 }
 
 /// Main's on-link prefixes, LAN, containers and DHCP option 121 routes: a table with a default alone would send an
 /// on-link neighbour's packets to the gateway. Sorted by key, without two of the same key.
 std::vector<Route> copied_routes(Family family, TableId table, const std::optional<Uplink>& uplink,
                                  const Observed& observed, const Config& config) {
+    const auto links = links_to_copy(observed, config);
+    // One answer for all that a gateway has.
+    std::map<std::tuple<IfIndex, std::optional<address>, bool>, bool> on_link;
     std::vector<Route> copies;
     for (const Route& route : observed.routes) {
-        if (!is_copied(route, family, observed, config)) continue;
-        Route copy = route;
+        if (!is_copied(route, family, links)) continue;
+        Route& copy = copies.emplace_back(route);
         copy.table = table;
         copy.protocol = kNovpnProtocol;
         copy.next_hops = 1;
         // The kernel goes on with a gateway whose prefix is gone, and refuses a copy of its route.
-        Uplink by{.family = family, .link = route.link, .gateway = route.gateway, .onlink = route.onlink};
-        copy.onlink = !gateway_is_on_link(by, observed) || route.onlink;
-        copies.push_back(copy);
+        const auto [known, is_new] = on_link.try_emplace({route.link, route.gateway, route.onlink});
+        if (is_new)
+            known->second = gateway_is_on_link(
+                {.family = family, .link = route.link, .gateway = route.gateway, .onlink = route.onlink}, observed);
+        copy.onlink = !known->second || route.onlink;
     }
     auto rank = [&](const Route& route) {
         bool elsewhere = !uplink || route.link != uplink->link;
         return std::tuple(key(route), route.link_down, elsewhere, route.link, route.gateway, route.source);
     };
-    std::ranges::sort(copies, {}, rank);
+    // A rank takes its time, and a dump has them in this order as a rule.
+    const auto comes_before = [&](const Route& a, const Route& b) {
+        const auto by_place = std::tie(a.destination, a.metric) <=> std::tie(b.destination, b.metric);
+        return by_place != 0 ? by_place < 0 : rank(a) < rank(b);
+    };
+    if (!std::ranges::is_sorted(copies, comes_before)) std::ranges::sort(copies, comes_before);
     for (Route& copy : copies) copy.link_down = false;
     auto same_key = std::ranges::unique(copies, {}, [](const Route& route) { return key(route); });
     copies.erase(same_key.begin(), same_key.end());
