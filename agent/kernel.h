@@ -5,6 +5,7 @@
 #include "netlink/error.h"
 #include "rules/firewall.h"
 
+#include <span>
 #include <sys/types.h>
 
 namespace novpn {
@@ -16,6 +17,8 @@ class Kernel {
     virtual Expected<Observed> observe(const Scope& scope) = 0;
     /// One rtnetlink request, nft batch or file write. What is already so is done.
     virtual Expected<void> apply(const Operation& operation) = 0;
+    /// apply() of each, of what stands alone: in few requests. What was refused, by its place.
+    virtual std::map<std::size_t, Error> apply_each(std::span<const Operation> operations);
 
     /// ip route get DESTINATION [mark M] fibmatch
     virtual Expected<Lookup> lookup(const address& destination, std::optional<Mark> mark) = 0;

@@ -57,7 +57,7 @@ LinuxKernel::LinuxKernel(Sysctls settings, RouteSocket routing, Nft nft, CgroupT
 namespace {
 
 /// Of each link, in a table: more than are copied to a class's table, so that the excess is known, and no million.
-constexpr std::size_t kMaxRoutesOfALink = 2 * kMaxCopiedRoutes;
+constexpr std::size_t kMaxRoutesOfALink = kMaxCopiedRoutes + 1;
 
 /// Moves a dump to the end of what is known, or tells what went wrong with it.
 template<typename T>
@@ -277,6 +277,20 @@ std::vector<pid_t> LinuxKernel::processes(const std::string& cgroup) {
         pids.insert(pids.end(), below.begin(), below.end());
     }
     return pids;
+}
+
+std::map<std::size_t, Error> LinuxKernel::apply_each(std::span<const Operation> operations) {
+    std::vector<RouteWrite> writes;
+    writes.reserve(operations.size());
+    for (const Operation& operation : operations) {
+        if (const auto* replace = std::get_if<ReplaceRoute>(&operation))
+            writes.push_back({.route = &replace->route, .removes = false});
+        else if (const auto* remove = std::get_if<DeleteRoute>(&operation))
+            writes.push_back({.route = &remove->route, .removes = true});
+        else
+            return Kernel::apply_each(operations);
+    }
+    return routing_.write(writes);
 }
 
 Expected<void> LinuxKernel::apply(const Operation& operation) {

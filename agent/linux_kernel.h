@@ -25,6 +25,7 @@ class LinuxKernel : public Kernel {
 
     Expected<Observed> observe(const Scope& scope) override;
     Expected<void> apply(const Operation& operation) override;
+    std::map<std::size_t, Error> apply_each(std::span<const Operation> operations) override;
     Expected<Lookup> lookup(const address& destination, std::optional<Mark> mark) override {
         return routing_.lookup(destination, mark);
     }

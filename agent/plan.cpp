@@ -45,9 +45,14 @@ Route comparable(Route route) {
     return route;
 }
 
+bool is_copy_by_gateway(const Route& route) { return !is_default(route) && route.gateway; }
+
 struct RouteChanges {
     std::vector<Route> to_delete_first; ///< IPv6: the kernel would keep the old one beside the new
     std::vector<Route> to_replace;
+    /// Copies by a gateway in nobody's place, of which there may be thousands. Without one of them the default takes its
+    /// packets out by the uplink.
+    std::vector<Route> copies;
     std::vector<Route> stale;     ///< beside what is desired in its table
     std::vector<Route> to_delete; ///< of tables that no desired rule leads to
 };
@@ -68,7 +73,7 @@ RouteChanges route_changes(const Observed& observed, const Desired& desired) {
     for (const Route& route : desired.routes) {
         auto found = ours.find(key(route));
         if (found == ours.end()) {
-            changes.to_replace.push_back(route);
+            (is_copy_by_gateway(route) ? changes.copies : changes.to_replace).push_back(route);
             continue;
         }
         if (found->second != route) {
@@ -400,6 +405,7 @@ Plan diff(const Observed& observed, const Desired& desired) {
     for (const auto& [path, id] : observed.cgroups)
         if (!is_wanted(path)) plan.push_back(RemoveCgroup{path});
     append(plan, net_cls.to_remove);
+    append<ReplaceRoute>(plan, routes.copies);
     return plan;
 }
 
@@ -541,6 +547,12 @@ struct Printer {
 
 std::string to_string(const Operation& operation, const Observed& observed) {
     return std::visit(Printer{observed}, operation);
+}
+
+bool stands_alone(const Operation& operation) {
+    const auto* replace = std::get_if<ReplaceRoute>(&operation);
+    const auto* remove = std::get_if<DeleteRoute>(&operation);
+    return (replace && is_copy_by_gateway(replace->route)) || (remove && is_copy_by_gateway(remove->route));
 }
 
 bool is_dispensable(const Operation& operation) {

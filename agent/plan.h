@@ -196,6 +196,9 @@ Plan diff(const Observed& observed, const Desired& desired);
 /// "ip route replace default via 192.168.10.1 dev wlan0 table 7866 proto 78"
 std::string to_string(const Operation& operation, const Observed& observed);
 
+/// About a copied route by a gateway: no other such operation leans on it, nor it on them, whatever becomes of them.
+bool stands_alone(const Operation& operation);
+
 /// A plan goes on without a copied route that the kernel refuses, without the mark that sockets are born with (nft
 /// marks their packets then), without the programs for its DNS, without the end of a socket or a connection,
 /// with a neighbour remembered and with one that is not asked: the rest of the steering does not lean on them.

@@ -1,5 +1,6 @@
 #include "netlink/nl_socket.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fmt/format.h>
@@ -17,6 +18,8 @@ namespace {
 constexpr int kDumpAttempts = 10;
 /// Of a request; the longest has a header and half a dozen numbers and addresses. libnl clears all of it.
 constexpr std::size_t kRequestRoom = 512;
+/// As many refusals fit in the socket's queue, whatever they say.
+constexpr std::size_t kRequestsOfADatagram = 64;
 
 /// The text of NLMSGERR_ATTR_MSG; the socket asks for capped ACKs, so the attributes follow the fixed part at once.
 std::string extended_ack(const nlmsghdr& header) {
@@ -97,6 +100,14 @@ RequestSocket::RequestSocket(NlSocket socket)
 
 std::uint32_t RequestSocket::port() const { return nl_socket_get_local_port(socket_.get()); }
 
+Expected<void> RequestSocket::send(const void* data, std::size_t size, const std::string& doing) {
+    constexpr sockaddr_nl kKernel{.nl_family = AF_NETLINK, .nl_pad = 0, .nl_pid = 0, .nl_groups = 0};
+    if (sendto(nl_socket_get_fd(socket_.get()), data, size, 0, reinterpret_cast<const sockaddr*>(&kKernel),
+               sizeof kKernel) < 0)
+        return system_error(errno, doing);
+    return {};
+}
+
 Expected<RequestSocket::Answer> RequestSocket::exchange(nlmsghdr& request, const Visit& visit,
                                                         const std::string& doing) {
     const std::uint32_t sequence = ++sequence_;
@@ -104,10 +115,7 @@ Expected<RequestSocket::Answer> RequestSocket::exchange(nlmsghdr& request, const
     request.nlmsg_flags |= NLM_F_REQUEST; // what libnl builds for rules has not got it
     request.nlmsg_seq = sequence;
     request.nlmsg_pid = port();
-    constexpr sockaddr_nl kKernel{.nl_family = AF_NETLINK, .nl_pad = 0, .nl_pid = 0, .nl_groups = 0};
-    if (sendto(nl_socket_get_fd(socket_.get()), &request, request.nlmsg_len, 0,
-               reinterpret_cast<const sockaddr*>(&kKernel), sizeof kKernel) < 0)
-        return system_error(errno, doing);
+    if (auto sent = send(&request, request.nlmsg_len, doing); !sent) return tl::make_unexpected(sent.error());
     auto fail = [&](int error) {
         drop_unread(socket_.get(), buffer_);
         return system_error(error, doing);
@@ -154,6 +162,51 @@ Expected<void> RequestSocket::ask(nlmsghdr& request, const Visit& visit, const s
     auto answer = exchange(request, visit, doing);
     if (!answer) return tl::make_unexpected(answer.error());
     if (answer->failure) return system_error(answer->failure, doing, std::move(answer->reason));
+    return {};
+}
+
+std::map<std::size_t, Error> RequestSocket::ask_each(std::span<nlmsghdr* const> requests) {
+    std::map<std::size_t, Error> refused;
+    for (std::size_t begun = 0; begun < requests.size(); begun += kRequestsOfADatagram) {
+        const auto some = requests.subspan(begun, std::min(kRequestsOfADatagram, requests.size() - begun));
+        auto done = exchange(some, [&](std::size_t at, Error error) { refused.emplace(begun + at, std::move(error)); });
+        for (std::size_t at = 0; !done && at < some.size(); ++at) refused.insert_or_assign(begun + at, done.error());
+    }
+    return refused;
+}
+
+/// The kernel takes the messages of a datagram one after another, and answers those that it refuses and the last.
+Expected<void> RequestSocket::exchange(std::span<nlmsghdr* const> requests,
+                                       const std::function<void(std::size_t, Error)>& refuse) {
+    const std::uint32_t first = sequence_ + 1;
+    std::vector<std::byte> datagram;
+    for (nlmsghdr* request : requests) {
+        request->nlmsg_seq = ++sequence_;
+        request->nlmsg_pid = port();
+        if (request == requests.back()) request->nlmsg_flags |= NLM_F_ACK;
+        const auto* bytes = reinterpret_cast<const std::byte*>(request);
+        datagram.insert(datagram.end(), bytes, bytes + request->nlmsg_len);
+        datagram.resize(NLMSG_ALIGN(datagram.size()));
+    }
+    if (auto sent = send(datagram.data(), datagram.size(), {}); !sent) return sent;
+    for (bool done = false; !done;) {
+        const ssize_t size = receive(socket_.get(), buffer_, MSG_TRUNC);
+        const auto fail = [&](int error) {
+            drop_unread(socket_.get(), buffer_);
+            return system_error(error, {});
+        };
+        if (size < 0) return fail(errno == EAGAIN ? ETIMEDOUT : errno);
+        bool is_understood = true;
+        for_each_message({buffer_.data(), static_cast<std::size_t>(size)}, [&](const nlmsghdr& message) {
+            const std::uint32_t at = message.nlmsg_seq - first;
+            if (at >= requests.size() || message.nlmsg_type != NLMSG_ERROR) return;
+            if (message.nlmsg_len < NLMSG_LENGTH(sizeof(int))) return void(is_understood = false);
+            const int failure = -*static_cast<const int*>(NLMSG_DATA(&message));
+            if (failure) refuse(at, system_error(failure, {}, extended_ack(message)).value());
+            done = done || at + 1 == requests.size();
+        });
+        if (!is_understood) return fail(EBADMSG);
+    }
     return {};
 }
 

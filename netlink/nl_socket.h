@@ -9,6 +9,7 @@
 #include <functional>
 #include <initializer_list>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -57,6 +58,9 @@ class RequestSocket {
     Expected<void> ask(nl_msg& request, const Visit& visit, const std::string& doing);
     /// The same of a request that is built elsewhere, with its whole length behind the header.
     Expected<void> ask(nlmsghdr& request, const Visit& visit, const std::string& doing);
+    /// Many in a datagram, each as built elsewhere. The errno and reason of what the kernel refused, by its place; it
+    /// goes on behind that. Where an answer is lost, those that went with it have its error.
+    std::map<std::size_t, Error> ask_each(std::span<nlmsghdr* const> requests);
     /// A question that has one message for an answer, which `visit` is shown, or an error.
     Expected<void> get(nlmsghdr& request, const Visit& visit, const std::string& doing);
     /// What `convert` makes of the messages of a dump, which is taken again when the kernel's state changed under it.
@@ -89,7 +93,9 @@ class RequestSocket {
     }
     Expected<void> dump(nl_msg& request, const std::function<void()>& begin, const Visit& visit,
                         const std::string& doing);
+    Expected<void> send(const void* data, std::size_t size, const std::string& doing);
     Expected<Answer> exchange(nlmsghdr& request, const Visit& visit, const std::string& doing);
+    Expected<void> exchange(std::span<nlmsghdr* const> requests, const std::function<void(std::size_t, Error)>& refuse);
     NlSocket socket_;
     std::uint32_t sequence_ = 0; ///< of the last request
     std::vector<std::byte> buffer_;

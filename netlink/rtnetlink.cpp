@@ -17,8 +17,6 @@
 #include <netlink/addr.h>
 #include <netlink/msg.h>
 #include <netlink/netlink.h>
-#include <netlink/route/nexthop.h>
-#include <netlink/route/route.h>
 #include <netlink/route/rule.h>
 #include <netlink/socket.h>
 #include <sys/socket.h>
@@ -31,7 +29,6 @@ namespace {
 
 struct ObjectDeleter {
     void operator()(nl_addr* a) const { nl_addr_put(a); }
-    void operator()(rtnl_route* route) const { rtnl_route_put(route); }
     void operator()(rtnl_rule* rule) const { rtnl_rule_put(rule); }
 };
 template<typename T>
@@ -70,32 +67,6 @@ std::uint8_t to_rtn(RouteType type) {
     return RTN_UNICAST;
 }
 
-NlPtr<rtnl_route> to_nl(const Route& route) {
-    NlPtr<rtnl_route> result(rtnl_route_alloc());
-    if (!result) throw std::bad_alloc();
-    rtnl_route* r = result.get();
-    rtnl_route_set_family(r, static_cast<std::uint8_t>(to_af(family_of(route))));
-    rtnl_route_set_table(r, route.table.value);
-    rtnl_route_set_type(r, to_rtn(route.type));
-    rtnl_route_set_scope(r, route.scope);
-    rtnl_route_set_protocol(r, route.protocol.value);
-    rtnl_route_set_priority(r, route.metric);
-    rtnl_route_set_dst(r, to_nl(route.destination.network, route.destination.length).get());
-    if (route.source) rtnl_route_set_pref_src(r, to_nl(*route.source).get());
-    if (route.type == RouteType::unicast) {
-        rtnl_nexthop* hop = rtnl_route_nh_alloc();
-        if (!hop) throw std::bad_alloc();
-        rtnl_route_nh_set_ifindex(hop, static_cast<int>(route.link.value));
-        if (route.onlink) rtnl_route_nh_set_flags(hop, RTNH_F_ONLINK);
-        if (route.gateway && family_of(*route.gateway) == family_of(route))
-            rtnl_route_nh_set_gateway(hop, to_nl(*route.gateway).get());
-        else if (route.gateway)
-            rtnl_route_nh_set_via(hop, to_nl(*route.gateway).get());
-        rtnl_route_add_nexthop(r, hop); // takes ownership
-    }
-    return result;
-}
-
 std::uint8_t to_action(RuleAction action) {
     switch (action) {
     case RuleAction::to_table: return FR_ACT_TO_TBL;
@@ -132,8 +103,8 @@ NlPtr<rtnl_rule> to_nl(const Rule& rule) {
     return result;
 }
 
-/// RTM_NEWROUTE or RTM_GETROUTE, built in place: these are what a reaction and a look wait for, and libnl's objects
-/// cost more than the kernel's whole answer.
+/// RTM_NEWROUTE, RTM_DELROUTE or RTM_GETROUTE, built in place: these are what a reaction and a look wait for, and
+/// libnl's objects cost more than the kernel's whole answer.
 class RouteRequest {
   public:
     RouteRequest(int type, const rtmsg& route, int flags) {
@@ -356,7 +327,7 @@ void put_via(RouteRequest& message, const address& gateway) {
     message.put(RTA_VIA, via.data(), size);
 }
 
-RouteRequest to_request(const Route& route, int flags) {
+RouteRequest to_request(int type, const Route& route, int flags) {
     const unsigned length = route.destination.length;
     rtmsg header{};
     header.rtm_family = static_cast<unsigned char>(to_af(family_of(route)));
@@ -366,7 +337,7 @@ RouteRequest to_request(const Route& route, int flags) {
     header.rtm_scope = route.scope;
     header.rtm_type = to_rtn(route.type);
     if (route.onlink) header.rtm_flags = RTNH_F_ONLINK;
-    RouteRequest request(RTM_NEWROUTE, header, flags);
+    RouteRequest request(type, header, flags);
     request.put(RTA_TABLE, route.table.value);
     if (length) request.put(RTA_DST, route.destination.network);
     if (route.metric) request.put(RTA_PRIORITY, route.metric);
@@ -380,26 +351,58 @@ RouteRequest to_request(const Route& route, int flags) {
     return request;
 }
 
+/// IPv6 has routes of one prefix and metric beside each other, where they are not defaults.
+bool is_beside_others(const Route& route) { return family_of(route) == Family::ipv6 && !is_default(route); }
+
+RouteRequest to_request(const RouteWrite& write) {
+    if (write.removes) return to_request(RTM_DELROUTE, *write.route, 0);
+    // With EXCL the kernel refuses a second link's route of the same prefix and metric; without it, an equal one only.
+    const int how = is_beside_others(*write.route) ? NLM_F_APPEND : NLM_F_REPLACE;
+    return to_request(RTM_NEWROUTE, *write.route, NLM_F_CREATE | how);
+}
+
+/// What is refused is so already.
+bool is_done(const RouteWrite& write, const Error& refusal) {
+    if (write.removes) return refusal.code == std::errc::no_such_process || refusal.code == std::errc::no_such_device;
+    return is_beside_others(*write.route) && refusal.code == std::errc::file_exists;
+}
+
+std::string to_doing(const RouteWrite& write) {
+    return fmt::format("{} route {}", write.removes ? "deleting" : "adding", to_string(*write.route, {}));
+}
+
 } // namespace
 
-Expected<void> RouteSocket::replace(const Route& route) {
-    bool beside_others = family_of(route) == Family::ipv6 && !is_default(route);
-    // With EXCL the kernel refuses a second link's route of the same prefix and metric; without it, an equal one only.
-    RouteRequest request = to_request(route, NLM_F_CREATE | (beside_others ? NLM_F_APPEND : NLM_F_REPLACE));
+Expected<void> RouteSocket::write(const RouteWrite& write) {
+    RouteRequest request = to_request(write);
     auto done = requests_.ask(request.header(), [](std::span<const std::byte>) {}, {});
-    if (done || (beside_others && done.error().code == std::errc::file_exists)) return {};
-    done.error().doing = fmt::format("adding route {}", to_string(route, {}));
+    if (done || is_done(write, done.error())) return {};
+    done.error().doing = to_doing(write);
     return done;
 }
 
-Expected<void> RouteSocket::remove(const Route& route) {
-    nl_msg* built = nullptr;
-    int error = rtnl_route_build_del_request(to_nl(route).get(), 0, &built);
-    auto request = take(error, built);
-    auto done = acknowledge(*request, fmt::format("deleting route {}", to_string(route, {})));
-    if (!done && (done.error().code == std::errc::no_such_process || done.error().code == std::errc::no_such_device))
-        return {};
-    return done;
+Expected<void> RouteSocket::replace(const Route& route) { return write({.route = &route, .removes = false}); }
+
+Expected<void> RouteSocket::remove(const Route& route) { return write({.route = &route, .removes = true}); }
+
+std::map<std::size_t, Error> RouteSocket::write(std::span<const RouteWrite> writes) {
+    constexpr std::size_t kAtOnce = 256; // as requests, which are larger than the messages
+    std::map<std::size_t, Error> refused;
+    std::vector<RouteRequest> requests;
+    std::vector<nlmsghdr*> headers;
+    for (std::size_t begun = 0; begun < writes.size(); begun += kAtOnce) {
+        const auto some = writes.subspan(begun, std::min(kAtOnce, writes.size() - begun));
+        requests.clear();
+        headers.clear();
+        for (const RouteWrite& write : some) requests.push_back(to_request(write));
+        for (RouteRequest& request : requests) headers.push_back(&request.header());
+        for (auto& [at, error] : requests_.ask_each(headers)) {
+            if (is_done(some[at], error)) continue;
+            error.doing = to_doing(some[at]);
+            refused.emplace(begun + at, std::move(error));
+        }
+    }
+    return refused;
 }
 
 Expected<void> RouteSocket::forget(const Neighbour& neighbour) {

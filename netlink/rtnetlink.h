@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <limits>
+#include <map>
 #include <set>
 #include <span>
 #include <string_view>
@@ -21,6 +22,12 @@ std::optional<Address> to_address(std::span<const std::byte> message);
 std::vector<Route> to_routes(std::span<const std::byte> message); ///< one for each next hop
 std::optional<Rule> to_rule(std::span<const std::byte> message);
 std::optional<Neighbour> to_neighbour(std::span<const std::byte> message);
+
+/// One of many.
+struct RouteWrite {
+    const Route* route = nullptr;
+    bool removes = false; ///< or replaces
+};
 
 class RouteSocket {
   public:
@@ -58,6 +65,8 @@ class RouteSocket {
     Expected<void> replace(const Route& route);
     /// ip route del. A route that is not there (any more) is done.
     Expected<void> remove(const Route& route);
+    /// As replace() and remove() of each, many in a datagram. What was refused, by its place: the others are done.
+    std::map<std::size_t, Error> write(std::span<const RouteWrite> writes);
     /// ip rule add, exclusive: RTM_NEWRULE with REPLACE would make duplicates. An equal rule that exists is done.
     Expected<void> add(const Rule& rule);
     /// ip rule del, naming every selector: the kernel deletes the first rule that matches what is given.
@@ -71,6 +80,7 @@ class RouteSocket {
     Expected<std::vector<Route>>
     dump_routes(nl_msg& request, const std::function<std::vector<Route>(std::span<const std::byte>)>& convert,
                 const std::string& doing);
+    Expected<void> write(const RouteWrite& write);
     Expected<void> acknowledge(nl_msg& request, const std::string& doing);
     RequestSocket requests_;
 };
@@ -101,9 +111,9 @@ class RouteMonitor {
 
     /// What a drain saw, each the first of its kind ("default route added"), empty when there was none.
     struct Drained {
-        std::string_view cause;       ///< to look at once
-        std::string_view later;       ///< to look when it is quiet
-        bool overrun = false;         ///< ENOBUFS: notifications were lost
+        std::string_view cause; ///< to look at once
+        std::string_view later; ///< to look when it is quiet
+        bool overrun = false;   ///< ENOBUFS: notifications were lost
         Losses losses;
         std::size_t by_gateway = 0;   ///< routes of main that a narrow filter leaves out
         std::size_t other_routes = 0; ///< that are no defaults, and `later` is about, these among them

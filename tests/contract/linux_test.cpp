@@ -109,6 +109,44 @@ TEST_F(RtnetlinkTest, TellsOfWhatTookRoutesAlongThoughItIsBack) {
     EXPECT_TRUE(losses().links_down.contains(eth0));
 }
 
+TEST_F(RtnetlinkTest, WritesManyRoutesAndGoesOnBehindTheRefused) {
+    std::vector<Route> routes;
+    for (unsigned i = 0; i < 300; ++i) {
+        const std::string number = std::to_string(i);
+        routes.push_back(default4);
+        routes.back().destination = prefix_of(ip(("10." + std::to_string(i % 256) + ".0.0").c_str()), 16 + i / 256);
+        routes.push_back(default6);
+        routes.back().destination = prefix_of(ip(("2001:db8:" + number + "::").c_str()), 48);
+    }
+    const std::size_t astray = 150;
+    routes[astray].gateway = ip("203.0.113.1"); // no link has it
+    std::vector<RouteWrite> writes;
+    const auto write = [&](bool removes) {
+        writes.clear();
+        for (const Route& route : routes) writes.push_back({.route = &route, .removes = removes});
+        return ours->write(writes);
+    };
+    const auto there = [&] {
+        return ours->routes(Family::ipv4, kTable)->size() + ours->routes(Family::ipv6, kTable)->size();
+    };
+    for (int again = 0; again < 2; ++again) { // what is there already is done
+        const auto refused = write(false);
+        ASSERT_EQ(refused.size(), 1u);
+        EXPECT_EQ(refused.begin()->first, astray);
+        EXPECT_EQ(refused.begin()->second.code, std::errc::network_unreachable);
+        EXPECT_EQ(to_string(refused.begin()->second).rfind("adding route 10.75.0.0/16 via 203.0.113.1", 0), 0u)
+            << to_string(refused.begin()->second);
+        EXPECT_EQ(there(), 599u);
+    }
+    EXPECT_EQ(seen(), "") << "our own";
+    for (int again = 0; again < 2; ++again) {
+        EXPECT_TRUE(write(true).empty());
+        EXPECT_EQ(there(), 0u);
+    }
+    EXPECT_TRUE(ours->write(std::span<const RouteWrite>{}).empty());
+    EXPECT_TRUE(ours->replace(default4)) << "no answer is left over";
+}
+
 TEST_F(RtnetlinkTest, LooksUpWithAMark) {
     run("ip link add tun0 type veth peer name tunnel-far; ip link set tunnel-far up; ip link set tun0 up");
     run("ip route add default dev tun0; ip -6 route add default dev tun0");

@@ -79,6 +79,43 @@ TEST_F(AgentTest, ACopiedRouteThatTheKernelRefusesDoesNotStopThePass) {
     EXPECT_TRUE(kernel.observe({})->nft.present);
 }
 
+TEST_F(AgentTest, ThousandsOfCopiesComeLastAndAreToldInALine) {
+    const IfIndex wlan0 = kernel.link("wlan0")->index;
+    constexpr unsigned kMany = 2000;
+    for (unsigned i = 0; i < kMany; ++i) {
+        const boost::asio::ip::address_v4 network(0x0a000000 + (i << 8));
+        kernel.add_route({.destination = {network, 24}, .gateway = ip("192.168.10.2"), .link = wlan0});
+    }
+    std::vector<bool> copies;
+    kernel.refuse = [&](const Operation& operation) -> std::optional<Error> {
+        copies.push_back(stands_alone(operation));
+        return std::nullopt;
+    };
+    testing::internal::CaptureStdout();
+    ASSERT_TRUE(agent.start());
+    const std::string log = testing::internal::GetCapturedStdout();
+    EXPECT_EQ(std::ranges::count(copies, true), kMany);
+    EXPECT_TRUE(std::ranges::is_sorted(copies)) << "the default, the rules and the marking are first";
+    EXPECT_LT(std::ranges::count(log, '\n'), 100);
+    EXPECT_NE(log.find("start: as many as 2000 of these"), std::string::npos) << log;
+    EXPECT_EQ(pass().operations, 0u);
+    // One that is no more in main is no repair.
+    const auto routes = kernel.observe({.tables = {TableId{7866}}})->routes;
+    const auto copy = std::ranges::find_if(routes, [](const Route& route) {
+        return route.table == TableId{7866} && route.destination.length == 24 && route.gateway;
+    });
+    ASSERT_NE(copy, routes.end());
+    Route in_main = *copy;
+    in_main.table = kMainTable;
+    in_main.protocol = {};
+    ASSERT_TRUE(kernel.delete_route(in_main));
+    EXPECT_EQ(pass().operations, 1u);
+    EXPECT_EQ(agent.status({}).at("repairs"), 0);
+    copies.clear();
+    ASSERT_TRUE(agent.release());
+    EXPECT_EQ(std::ranges::count(copies, true), kMany - 1);
+}
+
 TEST_F(AgentTest, RepairsARuleAndCountsIt) {
     ASSERT_TRUE(agent.start());
     ASSERT_TRUE(kernel.delete_rule(our_rules().front()));
