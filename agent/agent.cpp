@@ -5,8 +5,11 @@
 #include "agent/log.h"
 
 #include <algorithm>
+#include <array>
 #include <boost/json/array.hpp>
+#include <cstring>
 #include <fmt/format.h>
+#include <malloc.h>
 #include <spdlog/spdlog.h>
 
 namespace novpn {
@@ -32,10 +35,39 @@ Scope scope_of(const Config& wanted, const std::string& cgroup_root, Depth depth
     return scope;
 }
 
+/// Stands for routes that are compared and nothing else: thousands of copies are not kept for that.
+std::uint64_t digest(const std::vector<Route>& routes) {
+    std::uint64_t sum = routes.size();
+    const auto add = [&](std::uint64_t number) {
+        sum = (sum ^ number) * 0x9e3779b97f4a7c15;
+        sum ^= sum >> 32;
+    };
+    const auto add_address = [&](const std::optional<address>& a) {
+        add(!a ? 0 : a->is_v4() ? 4 : 6);
+        if (a && a->is_v4()) add(a->to_v4().to_uint());
+        if (!a || a->is_v4()) return;
+        const auto bytes = a->to_v6().to_bytes();
+        std::array<std::uint64_t, 2> halves{};
+        std::memcpy(halves.data(), bytes.data(), bytes.size());
+        for (const std::uint64_t half : halves) add(half);
+    };
+    for (const Route& route : routes) {
+        add(route.table.value);
+        add(static_cast<std::uint64_t>(route.type) | std::uint64_t{route.destination.length} << 8 |
+            std::uint64_t{route.scope} << 16 | std::uint64_t{route.protocol.value} << 24 |
+            std::uint64_t{route.onlink} << 32 | std::uint64_t{route.link_down} << 33 |
+            std::uint64_t{route.next_hops} << 34);
+        add(std::uint64_t{route.metric} << 32 | route.link.value);
+        for (const auto& a : {std::optional(route.destination.network), route.gateway, route.source}) add_address(a);
+    }
+    return sum;
+}
+
+/// But for their routes.
 bool same_steering(const Desired& a, const Desired& b) {
-    return a.routes == b.routes && a.rules == b.rules && a.policies == b.policies && a.cgroups == b.cgroups &&
-           a.nft == b.nft && a.src_valid_mark == b.src_valid_mark && a.birth_marks == b.birth_marks &&
-           a.redirects == b.redirects && a.net_cls == b.net_cls;
+    return a.rules == b.rules && a.policies == b.policies && a.cgroups == b.cgroups && a.nft == b.nft &&
+           a.src_valid_mark == b.src_valid_mark && a.birth_marks == b.birth_marks && a.redirects == b.redirects &&
+           a.net_cls == b.net_cls;
 }
 
 /// The same rules, wherever they stand: no class is new, gone or renumbered.
@@ -245,7 +277,12 @@ Desired Agent::decide_at_site(const Observed& observed) const {
 
 Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Depth depth) {
     if (released_) return {};
+    const GivesBack at_the_end{*this};
     return reconcile(cause, since, look(depth), Repairs::in_budget);
+}
+
+Agent::GivesBack::~GivesBack() {
+    if (std::ssize(agent.others_of_main_) > kLargeMain) ::malloc_trim(0);
 }
 
 Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<Observed> observed, Repairs repairs) {
@@ -275,8 +312,8 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
         if (!is_dispensable(op)) return !is_lost(op, losses, *observed);
         return is_of_bpf(op) && !bpf_refused_ && !is_for_cgroup_of_others(op, *observed);
     };
-    bool repair =
-        !incomplete_ && answered_.empty() && same_steering(*desired_, desired) && std::ranges::any_of(plan, puts_back);
+    bool repair = !incomplete_ && answered_.empty() && std::ranges::any_of(plan, puts_back) &&
+                  digest(desired.routes) == desired_routes_ && same_steering(*desired_, desired);
     if (repair && repairs == Repairs::in_budget) {
         if (auto wait = repairs_left_.take(since)) {
             pass.wait = wait;
@@ -338,7 +375,9 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
     keep_others_of_main(*observed);
     mirror_.reflect(*observed, desired, pass.failure || pass.wait);
     mirror_.prepare(config_, memory_);
+    desired_routes_ = digest(desired.routes);
     desired_ = std::move(desired);
+    desired_->routes = std::vector<Route>(); // an empty list would keep the room
     if (!incomplete_) start_units(cause);
     if (answers) last_reaction_ = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since);
     if (answered_in_) last_reaction_ = std::exchange(answered_in_, std::nullopt);
@@ -349,8 +388,9 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
 /// A dump of a large main takes its time, and what the mirror answers is about defaults.
 void Agent::keep_others_of_main(const Observed& observed) {
     const auto is_other = [](const Route& route) { return route.table == kMainTable && !is_default(route); };
-    if (std::ssize(others_of_main_) > kLargeMain) others_of_main_ = {}; // such a room is not kept for ever
     others_of_main_.clear();
+    others_of_main_.shrink_to_fit(); // no room is kept for more than there are
+    others_of_main_.reserve(static_cast<std::size_t>(std::ranges::count_if(observed.routes, is_other)));
     std::ranges::copy_if(observed.routes, std::back_inserter(others_of_main_), is_other);
 }
 
@@ -416,6 +456,7 @@ void Agent::heard(Hints hints) {
 /// A pass that somebody waits for, so that no repair is put off. Where it is not finished the loop goes on with it.
 Pass Agent::reconcile_on_call(std::string_view cause, Depth depth) {
     if (released_) return {};
+    const GivesBack at_the_end{*this};
     auto now = Clock::now();
     Pass pass = reconcile(cause, now, look(depth), Repairs::at_once);
     if ((pass.failure || pass.wait) && setup_.wake_at)

@@ -91,7 +91,7 @@ class Agent : public Service {
     /// Takes everything of ours out of the kernel, marking first, backstop last. Goes on where one thing fails.
     Expected<void> release();
     bool released() const { return released_; }
-    /// Of the last pass; nothing before the first.
+    /// Of the last pass, but for its routes; nothing before the first.
     const std::optional<Desired>& desired() const { return desired_; }
     /// Those of main's defaults, where there are several: whether they answer matters. And those that tell sites.
     const std::set<address>& gateways() const { return gateways_; }
@@ -134,6 +134,11 @@ class Agent : public Service {
     /// Who is put in a class goes to net_cls, and systemd's slices say nothing.
     bool places_by_net_cls() const { return config_.marking == Marking::net_cls; }
     bool uses_class_slices() const { return setup_.class_slices && !places_by_net_cls(); }
+    /// What a look at a large main takes is not needed until the next: it goes back to the machine behind the rest.
+    struct GivesBack {
+        const Agent& agent;
+        ~GivesBack();
+    };
     Desired decide_at_site(const Observed& observed) const;
     Scope scope(Depth depth) const;
     Expected<Observed> look(Depth depth);
@@ -183,7 +188,8 @@ class Agent : public Service {
     std::map<std::pair<IfIndex, Prefix>, unsigned> heard_; ///< answers of the sources in a network that a link is in
     Inquiry inquiry_;
     std::map<std::string, Switch> switches_;
-    std::optional<Desired> desired_;                    ///< of the last pass
+    std::optional<Desired> desired_;                    ///< of the last pass, but for its routes
+    std::uint64_t desired_routes_ = 0;                  ///< those, as agent.cpp has them for comparison
     std::map<std::string, ClassDecision> classes_left_; ///< as they were when the site was known last
     std::set<address> addresses_;                       ///< as the last pass saw them
     std::set<Family> moved_;                   ///< where flows may have gone stale, and nobody has looked since
@@ -201,7 +207,7 @@ class Agent : public Service {
     std::optional<BeforeReload> before_reload_;
     std::map<uid_t, std::optional<bool>> users_; ///< with a manager: whether their apps are matched, once that is known
     std::vector<std::string> taken_in_;          ///< operations ahead of the next pass, as their text
-    Losses losses_; ///< that the next pass puts back
+    Losses losses_;                              ///< that the next pass puts back
     Mirror mirror_;
     std::vector<Route> others_of_main_;                    ///< than its defaults, as of the last look at it
     bool crowded_ = false;                                 ///< as of the last pass

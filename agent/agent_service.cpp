@@ -174,6 +174,7 @@ std::optional<std::string> Agent::find_astray(const StatusFacts& facts) {
 }
 
 boost::json::object Agent::status(const Caller& caller) {
+    const GivesBack at_the_end{*this};
     StatusFacts now = facts();
     auto sockets = kernel_.sockets();
     if (!sockets) now.warnings["sockets"] = "open sockets cannot be counted: " + to_string(sockets.error());
@@ -208,6 +209,7 @@ boost::json::object Agent::status(const Caller& caller) {
 }
 
 Expected<std::vector<std::string>> Agent::plan() {
+    const GivesBack at_the_end{*this};
     auto observed = look(Depth::usual);
     if (!observed) return tl::make_unexpected(observed.error());
     observed->hints = hints_;
@@ -372,6 +374,7 @@ Expected<void> Agent::set_enabled(const std::string& class_name, bool enabled,
 }
 
 Expected<boost::json::object> Agent::explain(const address& destination, const std::string& class_name) {
+    const GivesBack at_the_end{*this};
     const ClassConfig* c = find_class(class_name);
     if (!c) return system_error(ENOENT, "explaining class " + class_name);
     auto observed = kernel_.observe(scope(Depth::usual));
@@ -386,7 +389,10 @@ Expected<boost::json::object> Agent::explain(const address& destination, const s
     return explanation;
 }
 
-std::string Agent::metrics() { return to_metrics(facts()); }
+std::string Agent::metrics() {
+    const GivesBack at_the_end{*this};
+    return to_metrics(facts());
+}
 
 void Agent::stop() {
     if (setup_.on_stop) setup_.on_stop();
