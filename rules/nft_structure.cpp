@@ -51,7 +51,7 @@ void add_by_mark(Structure& to, const NftTable& table, const std::string& chain,
             parts.push_back(of == MarkOf::packet ? mark_is(c.mark) : ct_mark_is(c.mark));
             parts.push_back(code == NFT_GOTO ? goto_(prefix + c.name) : jump(prefix + c.name));
         }
-        to.rules.push_back(rule(chain, comment + " " + whose, parts));
+        to.rules.push_back(rule(chain, fmt::format("{} {}", comment, whose), parts));
     }
 }
 

@@ -47,7 +47,7 @@ struct Expr {
     std::string name;
     std::vector<std::pair<std::uint16_t, std::variant<std::uint32_t, std::string, Bytes>>> attributes;
     /// Of a lookup in a map without a name, which comes and goes with its rule: by the mark, where it goes.
-    std::vector<std::pair<std::uint32_t, std::string>> chain_by_mark = {};
+    std::vector<std::pair<std::uint32_t, std::string>> chain_by_mark;
     int verdict = 0; ///< NFT_JUMP or NFT_GOTO
 };
 
