@@ -25,7 +25,7 @@ int route_rank(const Route& route) {
 /// Order in which routes are deleted: one that the kernel prefers to another goes after it, so that what is deleted
 /// never hands its packets to what is yet to be. The backstop is the last.
 auto removal_rank(const Route& route) {
-    return std::tuple(is_backstop(route), route.destination.length, ~route.metric);
+    return std::tuple(is_backstop(route), route.destination.length, family_of(route), ~route.metric);
 }
 
 /// Rules are added in this order: the way around the lookup (a target, then the jumps to it) before the lookup.
