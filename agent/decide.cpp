@@ -6,6 +6,7 @@
 #include "config/sites.h"
 
 #include <algorithm>
+#include <compare>
 #include <fmt/format.h>
 #include <net/if_arp.h>
 #include <netinet/in.h>
@@ -70,7 +71,7 @@ std::vector<Route> copied_routes(Family family, TableId table, const std::option
     // A rank takes its time, and a dump has them in this order as a rule.
     const auto comes_before = [&](const Route& a, const Route& b) {
         const auto by_place = std::tie(a.destination, a.metric) <=> std::tie(b.destination, b.metric);
-        return by_place != 0 ? by_place < 0 : rank(a) < rank(b);
+        return std::is_eq(by_place) ? rank(a) < rank(b) : std::is_lt(by_place);
     };
     if (!std::ranges::is_sorted(copies, comes_before)) std::ranges::sort(copies, comes_before);
     for (Route& copy : copies) copy.link_down = false;
