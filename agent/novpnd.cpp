@@ -166,9 +166,10 @@ Expected<void> run(const Options& options) {
     });
     // Before the loop runs the answer is waited for: an agent that adopts must not let go of a user's apps first.
     auto is_allowed_user = [&](uid_t uid, const Allow& allow) -> std::optional<bool> {
-        if (!running) return is_allowed_now(uid, allow);
+        if (!running)
+            if (const auto answer = is_allowed_now(uid, allow)) return answer;
         spawn(io, [](Accounts& of, uid_t user, Allow to, Agent& agent, Watch& passes) -> boost::asio::awaitable<void> {
-            const bool allowed = co_await of.allowed(user_alone(user), std::move(to));
+            const bool allowed = co_await of.allowed_at_last(user_alone(user), std::move(to));
             if (agent.heard_of_user(user, allowed)) passes.notified("a user's apps may be matched, or not any more");
         }(accounts, uid, allow, *asking, *watch));
         return std::nullopt;

@@ -50,8 +50,8 @@ bool is_copy_by_gateway(const Route& route) { return !is_default(route) && route
 struct RouteChanges {
     std::vector<Route> to_delete_first; ///< IPv6: the kernel would keep the old one beside the new
     std::vector<Route> to_replace;
-    /// Copies by a gateway in nobody's place, of which there may be thousands. Without one of them the default takes its
-    /// packets out by the uplink.
+    /// Copies by a gateway in nobody's place, of which there may be thousands. Without one of them the default takes
+    /// its packets out by the uplink.
     std::vector<Route> copies;
     std::vector<Route> stale;     ///< beside what is desired in its table
     std::vector<Route> to_delete; ///< of tables that no desired rule leads to

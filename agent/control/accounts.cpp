@@ -106,17 +106,31 @@ Accounts::~Accounts() {
 }
 
 asio::awaitable<bool> Accounts::allowed(Caller caller, Allow allow) {
+    const auto answer = co_await ask(caller, std::move(allow), std::chrono::steady_clock::now() + kMaxWait);
+    co_return answer.value_or(false);
+}
+
+asio::awaitable<bool> Accounts::allowed_at_last(Caller caller, Allow allow) {
+    for (;;) {
+        // None: what came was asked for another `allow`.
+        const auto answer = co_await ask(caller, allow, std::chrono::steady_clock::time_point::max());
+        if (answer) co_return *answer;
+    }
+}
+
+asio::awaitable<std::optional<bool>> Accounts::ask(Caller caller, Allow allow,
+                                                   std::chrono::steady_clock::time_point until) {
     if (caller.uid == 0) co_return true;
     const Key key{caller.uid, caller.gid};
     if (const Answer* answer = fresh(key, allow)) co_return answer->allowed;
 
     start_lookup(caller, allow);
-    asio::steady_timer timer(io_, kMaxWait);
+    asio::steady_timer timer(io_, until);
     const auto place = waiting_.emplace(key, &timer);
     co_await timer.async_wait(asio::as_tuple(asio::use_awaitable));
     waiting_.erase(place);
     const Answer* answer = fresh(key, allow);
-    co_return answer != nullptr && answer->allowed;
+    co_return answer != nullptr ? std::optional(answer->allowed) : std::nullopt;
 }
 
 const Accounts::Answer* Accounts::fresh(const Key& key, const Allow& allow) const {
@@ -140,12 +154,12 @@ void Accounts::start_lookup(const Caller& caller, const Allow& allow) {
     });
 }
 
-bool is_allowed_now(uid_t uid, const Allow& allow) {
+std::optional<bool> is_allowed_now(uid_t uid, const Allow& allow) {
     asio::io_context loop(1);
     Accounts accounts(loop);
-    bool allowed = false;
-    spawn(loop, [](Accounts& of, uid_t user, const Allow& to, bool& answer) -> asio::awaitable<void> {
-        answer = co_await of.allowed(user_alone(user), to);
+    std::optional<bool> allowed;
+    spawn(loop, [](Accounts& of, uid_t user, const Allow& to, std::optional<bool>& answer) -> asio::awaitable<void> {
+        answer = co_await of.ask(user_alone(user), to, std::chrono::steady_clock::now() + Accounts::kMaxWait);
     }(accounts, uid, allow, allowed));
     loop.run();
     return allowed;

@@ -1,5 +1,5 @@
 // Whether a user is in `allow`. Name services may block for long (LDAP, sssd), so they are asked on a thread of their
-// own; the loop waits 200 ms at most, and no answer means no. All calls on the loop's thread.
+// own; a caller waits 200 ms at most, and no answer means no. All calls on the loop's thread.
 #pragma once
 
 #include "agent/control/service.h"
@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -23,8 +24,8 @@ bool is_allowed(const Caller& caller, const Allow& allow);
 /// A user of whom no process is known: (gid_t)-1 is nobody's group.
 Caller user_alone(uid_t uid);
 
-/// The same, in 200 ms at most; no answer means no. For where no loop runs.
-bool is_allowed_now(uid_t uid, const Allow& allow);
+/// The same, in 200 ms at most: nothing where no answer has come by then. For where no loop runs.
+std::optional<bool> is_allowed_now(uid_t uid, const Allow& allow);
 
 class Accounts {
   public:
@@ -42,6 +43,11 @@ class Accounts {
 
     /// A late answer is kept too, so that the next call has it.
     boost::asio::awaitable<bool> allowed(Caller caller, Allow allow);
+    /// For who can wait: as long as the name service takes.
+    boost::asio::awaitable<bool> allowed_at_last(Caller caller, Allow allow);
+    /// Nothing where no answer has come by then.
+    boost::asio::awaitable<std::optional<bool>> ask(Caller caller, Allow allow,
+                                                    std::chrono::steady_clock::time_point until);
 
   private:
     using Key = std::pair<uid_t, gid_t>;
