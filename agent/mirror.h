@@ -4,7 +4,7 @@
 #pragma once
 
 #include "agent/decide.h"
-#include "netlink/rtnetlink.h"
+#include "netlink/route_monitor.h"
 
 #include <map>
 #include <optional>

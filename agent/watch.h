@@ -6,7 +6,7 @@
 #include "agent/budget.h"
 #include "agent/unique_fd.h"
 #include "netlink/nl80211.h"
-#include "netlink/rtnetlink.h"
+#include "netlink/route_monitor.h"
 #include "netlink/xfrm.h"
 #include "rules/nft.h"
 

@@ -1,4 +1,5 @@
 #include "netlink/attributes.h"
+#include "netlink/route_monitor.h"
 #include "netlink/rtnetlink.h"
 
 #include <cstring>

@@ -1,8 +1,9 @@
 #include "netlink/rtnetlink.h"
 #include "netlink/attributes.h"
+#include "netlink/route_filter.h"
+#include "netlink/route_request.h"
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <fmt/format.h>
@@ -10,7 +11,6 @@
 #include <linux/if_link.h>
 #include <linux/ip.h>
 #include <linux/neighbour.h>
-#include <linux/netconf.h>
 #include <linux/rtnetlink.h>
 #include <map>
 #include <net/if.h>
@@ -34,10 +34,6 @@ struct ObjectDeleter {
 template<typename T>
 using NlPtr = std::unique_ptr<T, ObjectDeleter>;
 
-// Some 10,000 notifications, what a whole look may miss on a busy machine; SO_RCVBUFFORCE lifts net.core.rmem_max. Room
-// that is not used costs nothing.
-constexpr int kMonitorReceiveBuffer = 8 << 20;
-
 NlPtr<nl_addr> to_nl(const address& a, unsigned length) {
     NlPtr<nl_addr> result;
     if (a.is_v4()) {
@@ -53,19 +49,6 @@ NlPtr<nl_addr> to_nl(const address& a, unsigned length) {
 }
 
 NlPtr<nl_addr> to_nl(const address& a) { return to_nl(a, a.is_v4() ? 32 : 128); }
-
-std::uint8_t to_rtn(RouteType type) {
-    switch (type) {
-    case RouteType::unreachable: return RTN_UNREACHABLE;
-    case RouteType::blackhole: return RTN_BLACKHOLE;
-    case RouteType::prohibit: return RTN_PROHIBIT;
-    case RouteType::throw_: return RTN_THROW;
-    case RouteType::local: return RTN_LOCAL;
-    case RouteType::unicast:
-    case RouteType::other: break;
-    }
-    return RTN_UNICAST;
-}
 
 std::uint8_t to_action(RuleAction action) {
     switch (action) {
@@ -102,38 +85,6 @@ NlPtr<rtnl_rule> to_nl(const Rule& rule) {
     rtnl_rule_set_protocol(r, rule.protocol.value);
     return result;
 }
-
-/// RTM_NEWROUTE, RTM_DELROUTE or RTM_GETROUTE, built in place: these are what a reaction and a look wait for, and
-/// libnl's objects cost more than the kernel's whole answer.
-class RouteRequest {
-  public:
-    RouteRequest(int type, const rtmsg& route, int flags) {
-        nlmsghdr& head = header();
-        head.nlmsg_len = NLMSG_LENGTH(sizeof route);
-        head.nlmsg_type = static_cast<std::uint16_t>(type);
-        head.nlmsg_flags = static_cast<std::uint16_t>(NLM_F_REQUEST | flags);
-        std::memcpy(NLMSG_DATA(&head), &route, sizeof route);
-    }
-    nlmsghdr& header() { return *reinterpret_cast<nlmsghdr*>(bytes_.data()); }
-
-    void put(unsigned short attribute, const void* data, std::size_t size) {
-        nlmsghdr& head = header();
-        const rtattr fixed{.rta_len = static_cast<unsigned short>(RTA_LENGTH(size)), .rta_type = attribute};
-        std::byte* at = bytes_.data() + NLMSG_ALIGN(head.nlmsg_len);
-        std::memcpy(at, &fixed, sizeof fixed);
-        std::memcpy(at + RTA_LENGTH(0), data, size);
-        head.nlmsg_len = static_cast<std::uint32_t>(NLMSG_ALIGN(head.nlmsg_len) + RTA_ALIGN(fixed.rta_len));
-    }
-    void put(unsigned short attribute, std::uint32_t value) { put(attribute, &value, sizeof value); }
-    void put(unsigned short attribute, const address& a) {
-        const auto write = [&](const auto& bytes) { put(attribute, bytes.data(), bytes.size()); };
-        a.is_v4() ? write(a.to_v4().to_bytes()) : write(a.to_v6().to_bytes());
-    }
-
-  private:
-    /// Headers, four numbers, three IPv6 addresses and a via are less.
-    alignas(nlmsghdr) std::array<std::byte, 192> bytes_{};
-};
 
 } // namespace
 
@@ -312,67 +263,6 @@ NlMessage take(int error, nl_msg* message) {
 
 } // namespace
 
-namespace {
-
-/// RTA_VIA: a gateway of the other family (RFC 5549), struct rtvia {family, address}.
-void put_via(RouteRequest& message, const address& gateway) {
-    std::array<unsigned char, sizeof(std::uint16_t) + 16> via{};
-    const auto family = static_cast<std::uint16_t>(to_af(family_of(gateway)));
-    std::memcpy(via.data(), &family, sizeof family);
-    const auto write = [&](const auto& bytes) {
-        std::memcpy(via.data() + sizeof family, bytes.data(), bytes.size());
-        return sizeof family + bytes.size();
-    };
-    const std::size_t size = gateway.is_v4() ? write(gateway.to_v4().to_bytes()) : write(gateway.to_v6().to_bytes());
-    message.put(RTA_VIA, via.data(), size);
-}
-
-RouteRequest to_request(int type, const Route& route, int flags) {
-    const unsigned length = route.destination.length;
-    rtmsg header{};
-    header.rtm_family = static_cast<unsigned char>(to_af(family_of(route)));
-    header.rtm_dst_len = static_cast<unsigned char>(length);
-    header.rtm_table = RT_TABLE_UNSPEC; // RTA_TABLE has it, which has room for all numbers
-    header.rtm_protocol = route.protocol.value;
-    header.rtm_scope = route.scope;
-    header.rtm_type = to_rtn(route.type);
-    if (route.onlink) header.rtm_flags = RTNH_F_ONLINK;
-    RouteRequest request(type, header, flags);
-    request.put(RTA_TABLE, route.table.value);
-    if (length) request.put(RTA_DST, route.destination.network);
-    if (route.metric) request.put(RTA_PRIORITY, route.metric);
-    if (route.source) request.put(RTA_PREFSRC, *route.source);
-    if (route.type != RouteType::unicast) return request;
-    request.put(RTA_OIF, route.link.value);
-    if (route.gateway && family_of(*route.gateway) == family_of(route))
-        request.put(RTA_GATEWAY, *route.gateway);
-    else if (route.gateway)
-        put_via(request, *route.gateway);
-    return request;
-}
-
-/// IPv6 has routes of one prefix and metric beside each other, where they are not defaults.
-bool is_beside_others(const Route& route) { return family_of(route) == Family::ipv6 && !is_default(route); }
-
-RouteRequest to_request(const RouteWrite& write) {
-    if (write.removes) return to_request(RTM_DELROUTE, *write.route, 0);
-    // With EXCL the kernel refuses a second link's route of the same prefix and metric; without it, an equal one only.
-    const int how = is_beside_others(*write.route) ? NLM_F_APPEND : NLM_F_REPLACE;
-    return to_request(RTM_NEWROUTE, *write.route, NLM_F_CREATE | how);
-}
-
-/// What is refused is so already.
-bool is_done(const RouteWrite& write, const Error& refusal) {
-    if (write.removes) return refusal.code == std::errc::no_such_process || refusal.code == std::errc::no_such_device;
-    return is_beside_others(*write.route) && refusal.code == std::errc::file_exists;
-}
-
-std::string to_doing(const RouteWrite& write) {
-    return fmt::format("{} route {}", write.removes ? "deleting" : "adding", to_string(*write.route, {}));
-}
-
-} // namespace
-
 Expected<void> RouteSocket::write(const RouteWrite& write) {
     RouteRequest request = to_request(write);
     auto done = requests_.ask(request.header(), [](std::span<const std::byte>) {}, {});
@@ -457,141 +347,6 @@ Expected<void> RouteSocket::remove(const Rule& rule) {
     auto done = acknowledge(*request, fmt::format("deleting {} rule {}", to_string(rule.family), to_string(rule)));
     if (!done && done.error().code == std::errc::no_such_file_or_directory) return {};
     return done;
-}
-
-Expected<RouteMonitor> RouteMonitor::open() {
-    auto socket = open_netlink(NETLINK_ROUTE, "rtnetlink");
-    if (!socket) return tl::make_unexpected(socket.error());
-    const int fd = nl_socket_get_fd(socket->get());
-    int size = kMonitorReceiveBuffer;
-    // Without CAP_NET_ADMIN in the initial namespace the default size serves too: an overrun is only one more look.
-    setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
-    // Before the groups: nothing is queued past it.
-    if (auto attached = attach(fd, {}); !attached) return tl::make_unexpected(attached.error());
-    for (int group : {RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE,
-                      RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE, RTNLGRP_NEXTHOP, RTNLGRP_NEIGH, RTNLGRP_IPV4_NETCONF}) {
-        if (setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) < 0)
-            return system_error(errno, fmt::format("subscribing to rtnetlink group {}", group));
-    }
-    return RouteMonitor(std::move(*socket));
-}
-
-Expected<void> RouteMonitor::follow(const RouteFilter& filter) { return attach(fd(), filter); }
-
-RouteMonitor::RouteMonitor(NlSocket socket)
-    : socket_(std::move(socket))
-    , buffer_(kNetlinkDatagram) {}
-
-int RouteMonitor::fd() const { return nl_socket_get_fd(socket_.get()); }
-
-namespace {
-
-/// rp_filter alone is told when it is set, of a link or of all; what comes with a link that is made has more than it.
-std::string_view cause_of_setting(std::span<const std::byte> message) {
-    auto* header = header_of<netconfmsg>(message, {RTM_NEWNETCONF});
-    auto attributes = header ? Attributes<NETCONFA_MAX>::parse(message, sizeof *header) : std::nullopt;
-    bool is_it = attributes && attributes->raw(NETCONFA_RP_FILTER) && !attributes->raw(NETCONFA_FORWARDING);
-    return is_it ? "rp_filter set" : std::string_view{};
-}
-
-void add_losses(Losses& losses, const nlmsghdr& message) {
-    const std::span bytes(reinterpret_cast<const std::byte*>(&message), message.nlmsg_len);
-    if (const auto* link = header_of<ifinfomsg>(bytes, {RTM_NEWLINK, RTM_DELLINK})) {
-        if (!(link->ifi_flags & IFF_UP)) losses.links_down.insert({static_cast<std::uint32_t>(link->ifi_index)});
-    } else if (message.nlmsg_type == RTM_DELADDR) {
-        const auto gone = to_address(bytes);
-        if (gone && gone->local.is_v4()) losses.addresses.emplace(gone->link, gone->local);
-    }
-}
-
-/// Why a notification is a reason to look again; empty when it is none.
-std::string_view cause_of(const nlmsghdr& message) {
-    switch (message.nlmsg_type) {
-    case RTM_NEWNETCONF: return cause_of_setting({reinterpret_cast<const std::byte*>(&message), message.nlmsg_len});
-    case RTM_NEWLINK: return "link changed";
-    case RTM_DELLINK: return "link deleted";
-    case RTM_NEWADDR: return "address added";
-    case RTM_DELADDR: return "address deleted";
-    case RTM_NEWRULE: return "rule added";
-    case RTM_DELRULE: return "rule deleted";
-    case RTM_NEWNEXTHOP: return "next hop added";
-    case RTM_DELNEXTHOP: return "next hop deleted";
-    default: return {};
-    }
-}
-
-std::string_view cause_of(const rtmsg& route, bool added) {
-    if (route.rtm_dst_len == 0) return added ? "default route added" : "default route deleted";
-    return added ? "route added" : "route deleted";
-}
-
-/// What a narrow filter leaves out: IPv6 routes have no scope.
-bool is_by_gateway(const nlmsghdr& message, const rtmsg& route) {
-    if (route.rtm_family == AF_INET)
-        return route.rtm_scope == RT_SCOPE_UNIVERSE && route.rtm_dst_len > kInternetLength4;
-    return route.rtm_dst_len > kInternetLength6 &&
-           nlmsg_find_attr(const_cast<nlmsghdr*>(&message), sizeof(rtmsg), RTA_GATEWAY) != nullptr;
-}
-
-/// A gateway that is found not to answer, or to answer: the states in between are of no use.
-std::string_view cause_of_gateway(const nlmsghdr& message, const std::set<address>& gateways,
-                                  const std::set<MacAddress>* macs) {
-    auto neighbour = to_neighbour({reinterpret_cast<const std::byte*>(&message), message.nlmsg_len});
-    if (!neighbour || !gateways.contains(neighbour->host)) return {};
-    if (macs && neighbour->mac && !macs->contains(*neighbour->mac)) return "gateway has another MAC address";
-    if (neighbour->state == NeighbourState::failed) return "gateway does not answer";
-    return neighbour->state == NeighbourState::reachable ? "gateway answers" : std::string_view{};
-}
-
-} // namespace
-
-void RouteMonitor::take(Drained& drained, const nlmsghdr& message, const std::set<address>& gateways,
-                        const std::set<MacAddress>* macs, const OnDefault& on_default) {
-    const bool added = message.nlmsg_type == RTM_NEWROUTE;
-    if (!added && message.nlmsg_type != RTM_DELROUTE) {
-        add_losses(drained.losses, message);
-        if (!drained.cause.empty()) return;
-        drained.cause =
-            message.nlmsg_type == RTM_NEWNEIGH ? cause_of_gateway(message, gateways, macs) : cause_of(message);
-        return;
-    }
-    if (message.nlmsg_len < NLMSG_LENGTH(sizeof(rtmsg))) return;
-    const auto& route = *static_cast<const rtmsg*>(NLMSG_DATA(&message));
-    if (route.rtm_table == RT_TABLE_LOCAL || (route.rtm_flags & RTM_F_CLONED)) return;
-    const bool is_default = route.rtm_dst_len == 0;
-    bool can_wait = route.rtm_table == RT_TABLE_MAIN;
-    // What came before may have changed what on_default thinks it knows.
-    const bool sure = drained.cause.empty() && !drained.overrun;
-    if (can_wait && is_default && on_default && sure) {
-        auto change = to_route_change({reinterpret_cast<const std::byte*>(&message), message.nlmsg_len});
-        can_wait = change && on_default(*change);
-    } else if (is_default) {
-        can_wait = false;
-    } else if (can_wait) {
-        ++drained.other_routes;
-        if (is_by_gateway(message, route)) ++drained.by_gateway;
-    }
-    std::string_view& kind = can_wait ? drained.later : drained.cause;
-    if (kind.empty()) kind = cause_of(route, added);
-}
-
-RouteMonitor::Drained RouteMonitor::drain(std::uint32_t own_port, const std::set<address>& gateways,
-                                          const std::set<MacAddress>* macs, const OnDefault& on_default) {
-    Drained drained;
-    for (;;) {
-        ssize_t received = receive(socket_.get(), buffer_, MSG_DONTWAIT);
-        if (received < 0 && errno == ENOBUFS) {
-            drained.overrun = true;
-            drained.cause = "notifications lost";
-            continue;
-        }
-        if (received <= 0) return drained;
-        for_each_message({buffer_.data(), static_cast<std::size_t>(received)}, [&](const nlmsghdr& message) {
-            if (message.nlmsg_pid != own_port) take(drained, message, gateways, macs, on_default);
-        });
-        drained.flooded = drained.by_gateway >= kFlood;
-        if (drained.flooded) return drained;
-    }
 }
 
 } // namespace novpn

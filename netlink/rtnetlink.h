@@ -1,18 +1,14 @@
-// rtnetlink (rtnetlink(7)): dumps, lookups and changes on a request socket; notifications on another. Synchronous; the
-// caller waits for RouteMonitor::fd(). Owns its sockets; not thread-safe. Keeps no cache: libnl's go stale on the
-// kernel's silent removals.
+// rtnetlink (rtnetlink(7)): dumps, lookups and changes, synchronous. Owns its socket; not thread-safe. Keeps no cache:
+// libnl's go stale on the kernel's silent removals. Notifications are route_monitor.h.
 #pragma once
 
 #include "netlink/nl_socket.h"
-#include "netlink/route_filter.h"
 #include "netlink/values.h"
 
 #include <cstddef>
 #include <limits>
 #include <map>
-#include <set>
 #include <span>
-#include <string_view>
 
 namespace novpn {
 
@@ -83,59 +79,6 @@ class RouteSocket {
     Expected<void> write(const RouteWrite& write);
     Expected<void> acknowledge(nl_msg& request, const std::string& doing);
     RequestSocket requests_;
-};
-
-/// What a notification says of one route.
-struct RouteChange {
-    bool added = false;    ///< or replaced; else deleted
-    bool replaces = false; ///< NLM_F_REPLACE: the one that the kernel took for it is gone, unnamed
-    std::vector<Route> hops;
-};
-/// Nothing where it is none, or not understood.
-std::optional<RouteChange> to_route_change(std::span<const std::byte> message);
-
-/// What the kernel takes routes along with, of every table and IPv4's without a word: fib_disable_ip() and
-/// fib_sync_down_addr() in net/ipv4/fib_frontend.c and fib_semantics.c. It may be back by now.
-struct Losses {
-    std::set<IfIndex> links_down;
-    std::set<std::pair<IfIndex, address>> addresses; ///< IPv4's
-};
-
-/// Notifications about links, addresses, routes, rules and gateways of both families, and rp_filter.
-class RouteMonitor {
-  public:
-    static Expected<RouteMonitor> open();
-    int fd() const;
-    /// Leaves out, from now on, what this does not let through.
-    Expected<void> follow(const RouteFilter& filter);
-
-    /// What a drain saw, each the first of its kind ("default route added"), empty when there was none.
-    struct Drained {
-        std::string_view cause; ///< to look at once
-        std::string_view later; ///< to look when it is quiet
-        bool overrun = false;   ///< ENOBUFS: notifications were lost
-        Losses losses;
-        std::size_t by_gateway = 0;   ///< routes of main that a narrow filter leaves out
-        std::size_t other_routes = 0; ///< that are no defaults, and `later` is about, these among them
-        bool flooded = false;         ///< by_gateway: more is queued, to be read with a narrow filter
-    };
-    /// Routes by a gateway that one drain reads at most.
-    static constexpr std::size_t kFlood = 256;
-    /// Told of defaults of main; says whether what they are about is done, and the look can wait.
-    using OnDefault = std::function<bool(const RouteChange&)>;
-    /// Reads what is queued; never blocks. Notifications about requests from `own_port` do not matter, nor do the
-    /// routes of table local that come with every address, nor other neighbours than these gateways. `macs`: those that
-    /// gateways are known by, where another one would matter; null: none does. A look for other routes of main than
-    /// defaults, which bring nobody's default down, can wait. Ends at kFlood of them.
-    Drained drain(std::uint32_t own_port, const std::set<address>& gateways, const std::set<MacAddress>* macs = nullptr,
-                  const OnDefault& on_default = {});
-
-  private:
-    explicit RouteMonitor(NlSocket socket);
-    void take(Drained& drained, const nlmsghdr& message, const std::set<address>& gateways,
-              const std::set<MacAddress>* macs, const OnDefault& on_default);
-    NlSocket socket_;
-    std::vector<std::byte> buffer_;
 };
 
 } // namespace novpn

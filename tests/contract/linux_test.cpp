@@ -1,5 +1,6 @@
 // What no fake answers: the kernel's notifications about our own requests, and its answers to lookups with a mark.
 // Needs root: every test has a network namespace of its own.
+#include "netlink/route_monitor.h"
 #include "netlink/rtnetlink.h"
 #include "tests/netns/two_networks.h"
 

@@ -1,6 +1,7 @@
 // The law of the mirror: after any sequence of news it is what a dump says, or in doubt. On the kernel itself, as no
 // fake tells what it leaves unsaid. Needs root: every test has a network namespace of its own.
 #include "agent/mirror.h"
+#include "netlink/rtnetlink.h"
 #include "tests/netns/two_networks.h"
 
 #include <algorithm>
