@@ -185,17 +185,16 @@ bool Agent::is_at_the_same_site() const {
     return find_site(look_around(mirror_.observed(), config_, memory_), config_) == desired_->site;
 }
 
-bool Agent::heard_of_default(const RouteChange& change, Clock::time_point since) {
-    if (released_ || incomplete_ || !mirror_.take(change)) return false;
-    if (change.added && config_.sites.empty() && switches_.empty()) {
-        if (const auto replies = mirror_.reply_to(change.hops.front())) {
-            for (const Route& route : *replies)
-                if (!replace_ahead(route, since)) return false;
-            mirror_.remember_reply_to(change.hops.front(), memory_);
-            return true;
-        }
-    }
-    return answer_new_defaults(family_of(change.hops.front()), since);
+Heard Agent::heard_of_default(const RouteChange& change, Clock::time_point since) {
+    if (released_ || incomplete_ || !mirror_.take(change)) return Heard::doubtful;
+    if (!change.added || !config_.sites.empty() || !switches_.empty()) return Heard::unanswered;
+    const Route& route = change.hops.front();
+    const auto replies = mirror_.reply_to(route);
+    if (!replies) return Heard::unanswered;
+    for (const Route& reply : *replies)
+        if (!replace_ahead(reply, since)) return Heard::doubtful;
+    mirror_.remember_reply_to(route, memory_);
+    return Heard::answered;
 }
 
 bool Agent::catch_up(const std::set<Family>& families, Clock::time_point since) {

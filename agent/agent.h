@@ -35,6 +35,13 @@ struct Pass {
     std::optional<Clock::duration> wait; ///< repairs are too frequent: repeat the pass after this
 };
 
+/// What became of news about a default route.
+enum class Heard {
+    answered,   ///< classes whose default it changes have another now
+    unanswered, ///< the mirror has it, and catch_up() answers
+    doubtful    ///< only a look can tell
+};
+
 /// What the agent is given, besides its kernel and config. A function that is not given is not called.
 struct AgentSetup {
     std::string cgroup_root;                                 ///< "novpn-4026531840"
@@ -73,12 +80,13 @@ class Agent : public Service {
     /// Cgroups of others have come or gone. True: a member is among them, and a pass is due. Those that came are in
     /// their class when this returns, as a program's first packet does not wait for a look.
     bool heard_of_cgroups(const SeenCgroups& seen, std::string_view cause);
-    /// A default route of main has come or gone: classes whose default it changes have another when this returns. True:
-    /// the look that audits it can wait for a quiet moment.
-    bool heard_of_default(const RouteChange& change, Clock::time_point since);
-    /// One that came during the last look, which may have seen it; false as above. Answered by catch_up() once all of
-    /// them are heard of: what one of them says may be long over.
+    /// A default route of main has come or gone. Where a few comparisons tell what follows, classes whose default it
+    /// changes have another when this returns, whatever was left unanswered of its family before.
+    Heard heard_of_default(const RouteChange& change, Clock::time_point since);
+    /// One that came during the last look, which may have seen it. False: doubtful.
     bool heard_of_default_late(const RouteChange& change) { return mirror_.take_again(change); }
+    /// Answers what was left unanswered of these, once all of it is heard of: what one of them says may be long over.
+    /// True: the look that audits it can wait for a quiet moment.
     bool catch_up(const std::set<Family>& families, Clock::time_point since);
     /// The kernel's own deletions, since the last of these: what puts them back is no repair.
     void heard_of_losses(Losses losses);

@@ -146,10 +146,19 @@ void Watch::watch_routes() {
 void Watch::read_routes() {
     for (bool more = true; more;) {
         const auto since = Clock::now();
-        const auto drained =
-            drain_routes([&](const RouteChange& change) { return agent_.heard_of_default(change, since); });
+        std::set<Family> unanswered;
+        const auto drained = drain_routes([&](const RouteChange& change) {
+            const Heard heard = agent_.heard_of_default(change, since);
+            const Family family = family_of(change.hops.front());
+            if (heard == Heard::unanswered) unanswered.insert(family);
+            if (heard == Heard::answered) unanswered.erase(family);
+            return heard != Heard::doubtful;
+        });
+        // Of what came together only the last is of use: a VPN deletes a default, and adds two.
         if (!drained.cause.empty())
             notified(drained.cause);
+        else if (!unanswered.empty() && !agent_.catch_up(unanswered, since))
+            notified(drained.later);
         else if (!drained.later.empty())
             look_when_quiet(drained.later, Clock::now());
         more = drained.flooded;

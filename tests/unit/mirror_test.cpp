@@ -30,15 +30,22 @@ class MirrorTest : public testing::Test {
     /// Somebody does `ip route replace`, and the agent hears of it.
     bool replaced(const Route& route) {
         EXPECT_TRUE(kernel.replace_route(route));
-        return agent->heard_of_default({.added = true, .replaces = true, .hops = {route}}, Clock::now());
+        return answered({.added = true, .replaces = true, .hops = {route}});
     }
     bool added(const Route& route) {
         kernel.add_route(route);
-        return agent->heard_of_default({.added = true, .hops = {route}}, Clock::now());
+        return answered({.added = true, .hops = {route}});
     }
     bool deleted(const Route& route) {
         EXPECT_TRUE(kernel.delete_route(route));
-        return agent->heard_of_default({.hops = {route}}, Clock::now());
+        return answered({.hops = {route}});
+    }
+    /// Whether no look is due at once.
+    bool answered(const RouteChange& change) {
+        const auto now = Clock::now();
+        const Heard heard = agent->heard_of_default(change, now);
+        return heard == Heard::unanswered ? agent->catch_up({family_of(change.hops.front())}, now)
+                                          : heard == Heard::answered;
     }
     Pass pass() { return agent->reconcile("test", Clock::now(), Depth::usual); }
     std::optional<address> class_gateway(TableId table = ClassConfig{}.table) const {
@@ -202,14 +209,36 @@ TEST_F(MirrorTest, LeavesANextHopThatIsNotAloneToTheLook) {
     Route first = by("192.168.10.2");
     Route second = by("192.168.10.3");
     first.next_hops = second.next_hops = 2;
-    EXPECT_FALSE(agent->heard_of_default({.added = true, .replaces = true, .hops = {first, second}}, Clock::now()));
+    EXPECT_FALSE(answered({.added = true, .replaces = true, .hops = {first, second}}));
     EXPECT_EQ(class_gateway(), ip("192.168.10.1"));
 }
 
 TEST_F(MirrorTest, LeavesARouteAppendedInTheSamePlaceToTheLook) {
     start();
-    EXPECT_FALSE(agent->heard_of_default({.added = true, .hops = {by("192.168.10.9")}}, Clock::now()));
+    EXPECT_FALSE(answered({.added = true, .hops = {by("192.168.10.9")}}));
     EXPECT_EQ(class_gateway(), ip("192.168.10.1"));
+}
+
+TEST_F(MirrorTest, AnswersWhatCameTogetherByItsLast) {
+    const IfIndex tun0 = kernel.add_link({.name = "tun0", .kind = "tun", .up = true, .carrier = true});
+    kernel.add_address("tun0", ip("10.8.0.2"), 24);
+    start();
+    const auto now = Clock::now();
+    const Route before = by("192.168.10.1", 600);
+    Route by_tunnel = before;
+    by_tunnel.link = tun0;
+    by_tunnel.gateway = ip("10.8.0.1");
+    by_tunnel.metric = 50;
+    const Route after = by("192.168.10.254", 100);
+    EXPECT_TRUE(kernel.delete_route(before));
+    kernel.add_route(by_tunnel);
+    kernel.add_route(after);
+    EXPECT_EQ(agent->heard_of_default({.hops = {before}}, now), Heard::unanswered);
+    EXPECT_EQ(agent->heard_of_default({.added = true, .hops = {by_tunnel}}, now), Heard::unanswered);
+    EXPECT_EQ(class_gateway(), ip("192.168.10.1")) << "nothing is lost meanwhile";
+    EXPECT_EQ(agent->heard_of_default({.added = true, .hops = {after}}, now), Heard::answered);
+    EXPECT_EQ(class_gateway(), ip("192.168.10.254"));
+    EXPECT_EQ(pass().operations, 1U) << "which tells of the answer alone";
 }
 
 TEST_F(MirrorTest, LeavesAnUplinkThatIsGoneToTheLook) {
