@@ -25,6 +25,12 @@ table netdev bench {
     chain in { type filter hook ingress device "gw0" priority 0; udp dport 9 counter name arrived drop; }
 }
 """
+# What most firewalls begin with: the kernel follows connections from then on.
+FIREWALL = """
+table inet firewall {
+    chain input { type filter hook input priority 0; ct state established,related accept; }
+}
+"""
 BY_HAND = """
 iptables -t mangle -A OUTPUT -m cgroup --cgroup 0x10001 -j MARK --set-mark 0x4e
 iptables -t nat -A POSTROUTING -o phy0 -m mark --mark 0x4e -j MASQUERADE
@@ -82,6 +88,9 @@ class Side:
         self.class_name = more[-1] if more else "novpn"
         self.take_over()
         self.lab.start_agent()
+
+    def guard_by_firewall(self):
+        run(*self.lab.inside("nft", "-f", "-"), input=FIREWALL)
 
     def steer_by_hand(self):
         """What is told to do in a shell; or why it cannot be done here."""
@@ -157,19 +166,22 @@ def ratio_cells(pairs):
 
 def datapath(programs, bench, pairs, milliseconds, megabytes, classes):
     """classes: how many, each with and without BPF."""
-    set_ups = [("none (A/A)", 0, "–")] + [("agent", n, bpf) for n in classes for bpf in ("on", "off")] + [("by hand", 1, "–")]
+    alone = [("none (A/A)", 0, "–"), ("a firewall", 0, "–")]
+    set_ups = alone + [("agent", n, bpf) for n in classes for bpf in ("on", "off")] + [("by hand", 1, "–")]
     packets, streams, notes = [], [], []
     with Side(programs, bench) as without:
         for rules, count, bpf in set_ups:
             with Side(programs, bench, bpffs=bpf == "on") as side:
                 if rules == "agent":
                     side.steer(count)
+                elif rules == "a firewall":
+                    side.guard_by_firewall()
                 elif rules == "by hand" and (problem := side.steer_by_hand()):
                     notes.append(f"By hand: cannot be done here: {problem}\n")
                     continue
-                what = [rules, count if rules != "none (A/A)" else "–", bpf]
+                what = [rules, "–" if (rules, count, bpf) in alone else count, bpf]
                 for member in (False, True):
-                    if member and rules == "agent" and count == 0:
+                    if member and rules != "none (A/A)" and count == 0:
                         continue
                     who = "member" if member else "ordinary"
                     side.expect_packets(member)
@@ -188,8 +200,9 @@ def datapath(programs, bench, pairs, milliseconds, megabytes, classes):
     head = ["rules", "classes", "BPF", "process"]
     return (f"## Data path\n\nRatio: of what the same process manages without any rule, by the median of pairs in turns, with the "
             "quartiles; A/A is another laptop without rules, and so the noise. A VPN has taken over, and a member goes where it "
-            "would lead. With 0 classes the agent's one class is off. By hand: net_cls, `iptables -m cgroup -j MARK`, a rule and "
-            "MASQUERADE.\n\n"
+            "would lead. With 0 classes the agent's one class is off. A firewall: the first rule of any stateful one alone, "
+            "`ct state established,related accept` of what comes in; the kernel follows connections then, as under the "
+            "agent's rules. By hand: net_cls, `iptables -m cgroup -j MARK`, a rule and MASQUERADE.\n\n"
             "### Small packets\n\nUDP, 60 bytes with all headers; packets a second of the sender's processor time, in which is "
             "the kernel's work to the far end of the veth.\n\n" +
             table([*head, "socket", "pairs", "Mpps", "ns a packet", "ratio", "quartiles"], packets) + "\n" +
