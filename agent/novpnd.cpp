@@ -225,6 +225,7 @@ Expected<void> run(const Options& options) {
     io.run();
 
     tell_systemd("STOPPING=1");
+    if (ending == Ending::leave && !agent.released()) control->leave_socket();
     // After control's Down there is nothing left to do, unless it failed: then this is the second try.
     if (ending == Ending::release || agent.released()) {
         if (auto released = agent.release(); !released) return released;

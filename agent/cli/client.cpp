@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <thread>
 #include <unistd.h>
 
 namespace novpn {
@@ -15,6 +16,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kConnectTimeout = std::chrono::seconds(5);
+/// An agent is back after some tens of milliseconds, or after systemd's RestartSec=, 100 ms.
+constexpr auto kRestartStep = std::chrono::milliseconds(20);
 constexpr auto kReplyTimeout = std::chrono::seconds(5);
 
 tl::unexpected<Error> failed(std::string doing, std::string reason, std::error_code code = {}) {
@@ -55,7 +58,7 @@ bool agent_runs(const Error& error) {
     return error.code != std::errc::no_such_file_or_directory && error.code != std::errc::connection_refused;
 }
 
-Expected<Client> Client::connect(const std::string& runtime_dir) {
+Expected<Client> Client::connect(const std::string& runtime_dir, std::chrono::milliseconds patience) {
     const std::string path = runtime_dir + "/io.novpn.Agent";
     const std::string doing = "connecting to " + path;
     sockaddr_un address{};
@@ -68,10 +71,17 @@ Expected<Client> Client::connect(const std::string& runtime_dir) {
     // connect(2) waits while the listener's queue is full, for as long as it may send (unix(7)).
     const timeval timeout{.tv_sec = kConnectTimeout.count(), .tv_usec = 0};
     ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
+    const auto until = std::chrono::steady_clock::now() + patience;
+    const auto is_worth_another_try = [&] {
+        if (errno == EINTR) return true;
+        if (errno != ECONNREFUSED || std::chrono::steady_clock::now() >= until) return false;
+        std::this_thread::sleep_for(kRestartStep);
+        return true;
+    };
     int result = 0;
     do {
         result = ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
-    } while (result != 0 && errno == EINTR);
+    } while (result != 0 && is_worth_another_try());
     if (result != 0) {
         if (errno == EAGAIN) return failed(doing, "the agent does not answer");
         return system_error(errno, doing, errno == ENOENT || errno == ECONNREFUSED ? "no agent runs there" : "");

@@ -18,8 +18,9 @@ namespace novpn {
 
 class Client {
   public:
-    /// Says "no agent runs there" where agent_runs() is false of the error.
-    static Expected<Client> connect(const std::string& runtime_dir);
+    /// Says "no agent runs there" where agent_runs() is false of the error. `patience`: for one whose socket is still
+    /// there, as a restart or a crash leaves it.
+    static Expected<Client> connect(const std::string& runtime_dir, std::chrono::milliseconds patience = {});
 
     /// The reply's parameters. `method` is one of io.novpn.Agent, `doing` what the person asked for, for the error.
     Expected<boost::json::object> call(std::string_view method, boost::json::object parameters,

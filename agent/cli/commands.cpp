@@ -68,8 +68,9 @@ int print_dressed(const std::string& text, std::size_t indent, Colour first) {
 }
 
 Expected<json::object> ask(const std::string& runtime_dir, std::string_view method, json::object parameters,
-                           const std::string& doing, std::chrono::milliseconds at_most = std::chrono::seconds(5)) {
-    auto client = Client::connect(runtime_dir);
+                           const std::string& doing, std::chrono::milliseconds at_most = std::chrono::seconds(5),
+                           std::chrono::milliseconds patience = {}) {
+    auto client = Client::connect(runtime_dir, patience);
     if (!client) return tl::make_unexpected(client.error());
     return client->call(method, std::move(parameters), doing, at_most);
 }
@@ -79,7 +80,10 @@ Expected<json::object> place(const std::string& runtime_dir, const std::string& 
     json::object parameters;
     parameters["class"] = class_name;
     parameters["pid"] = pid;
-    return ask(runtime_dir, "Place", std::move(parameters), fmt::format("placing {} in class {}", who, class_name));
+    // A launcher that is clicked amid an upgrade, or right after a crash, starts its program all the same.
+    constexpr auto kRestart = std::chrono::seconds(2);
+    return ask(runtime_dir, "Place", std::move(parameters), fmt::format("placing {} in class {}", who, class_name),
+               std::chrono::seconds(5), kRestart);
 }
 
 /// "PID 1234 (curl)"; for the person only, as the name is the process's own choice.

@@ -46,6 +46,7 @@ struct Control::State {
     const ControlLimits limits;
     Serving serving;
     const std::string path;
+    bool leaves_socket = false;
     asio::posix::stream_descriptor listener;
     std::map<uid_t, std::size_t> connections_of;
     std::set<Connection*> connections;
@@ -163,10 +164,12 @@ Control::Control(std::shared_ptr<State> state)
     : state_(std::move(state)) {}
 Control::Control(Control&&) noexcept = default;
 
+void Control::leave_socket() { state_->leaves_socket = true; }
+
 Control::~Control() {
     if (!state_) return;
     state_->closed = true;
-    ::unlink(state_->path.c_str());
+    if (!state_->leaves_socket) ::unlink(state_->path.c_str());
     boost::system::error_code ignored;
     (void)state_->listener.close(ignored);
     for (Connection* connection : state_->connections) connection->close();

@@ -36,6 +36,8 @@ class Control {
     Control& operator=(Control&&) = delete;
     /// Closes every connection and removes the socket. Before the end of `io`.
     ~Control();
+    /// The next agent will replace the socket: until then who connects is refused, and can tell a restart from an end.
+    void leave_socket();
 
   private:
     struct State;

@@ -1,4 +1,6 @@
 """`novpn run`: what it starts, as whom, and what it answers."""
+import signal
+import time
 import unittest
 
 from labtest import LabTest, SITES, VPN_SEEN, the_lab
@@ -42,6 +44,21 @@ class Run(LabTest):
         result = self.lab.novpn("run", "--", "id", "-u", uid=the_lab.DAEMON, check=False)
         self.assertEqual((result.returncode, result.stdout), (125, ""), result.stderr)
         self.assertEqual(len(result.stderr.strip().splitlines()), 1, result.stderr)
+
+    def test_waits_for_an_agent_that_is_restarted(self):
+        for end in (lambda: self.agent.stop(signal.SIGUSR1), lambda: self.agent.kill9()):
+            end()
+            program = self.lab.spawn(*self.lab.novpn_command("run", "--", "cat", "/proc/self/cgroup"))
+            time.sleep(0.3)
+            self.assert_same(program.poll(), None, "its exit status before there is an agent")
+            self.start_agent()
+            said = program.communicate(timeout=30)[0].decode()
+            self.assert_same(program.returncode, 0, "its exit status")
+            self.assertRegex(said, rf"(?m)^0::/.*novpn-{self.lab.netns_inode()}/novpn$")
+        self.agent.stop()
+        result = self.lab.novpn("run", "--", "true", check=False)
+        self.assertEqual(result.returncode, 125, "after a stop")
+        self.assertFalse((self.lab.directory / "run" / "io.novpn.Agent").exists(), "what a stop leaves to wait for")
 
     def test_members_are_counted(self):
         flow = self.lab.flow()
