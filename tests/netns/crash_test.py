@@ -6,6 +6,7 @@ import signal
 import unittest
 
 from injected import HALVES, TUNNEL, InjectedTest
+from lab import ONE_IN
 from labtest import MEMBER_ECHO
 
 PLAIN = "{}\n"
@@ -89,7 +90,7 @@ class Crash(InjectedTest):
         self.clean_up()
         self.assertGreaterEqual(writes, sum(everything.values()))
         self.assertTrue(everything)
-        for write in range(1, writes + 1):
+        for write in range(1, writes + 1, ONE_IN):
             with self.subTest(write=write, of=writes, then="a start"):
                 self.prepare()
                 done = self.act_until(write)

@@ -130,6 +130,8 @@ exec sleep infinity
 
 # How many times as long a slow agent is waited for: under valgrind.
 PATIENCE = float(os.environ.get("NOVPN_LAB_PATIENCE", 1))
+# Of places that are tried one by one, each with agents of its own, where so many in all would take an hour: one in so many.
+ONE_IN = int(os.environ.get("NOVPN_LAB_ONE_IN", 1))
 
 
 def wait_until(condition, timeout=5.0, what="the condition", detail=None):
