@@ -71,6 +71,9 @@ class ColdStart(LabTest):
         self.nm.add_link("wlan0")
         self.nm.nmcli("connection", "modify", "lab-wlan0", *profile.split())
         self.nm.up("lab-wlan0")
+        # It is up once either family is, and as the other comes NetworkManager writes both anew: what a VPN took away, too.
+        the_lab.wait_until(lambda: self.lab.shell("ip -4 -o address show dev wlan0") and self.known_to_networkmanager("IP6.GATEWAY"),
+                           20, "both families", self.nm.log.read_text)
 
     def known_to_networkmanager(self, field):
         return self.nm.nmcli("--get-values", field, "device", "show", "wlan0").stdout.strip()
@@ -147,7 +150,8 @@ class ColdStart(LabTest):
     def test_a_link_that_is_never_a_default_of_networkmanagers(self):
         self.end_dhcp()
         self.networkmanager("ipv4.never-default yes")
-        self.assertIn(f"routers = {SITES['a'].gateway}", self.known_to_networkmanager("DHCP4"))
+        the_lab.wait_until(lambda: f" routers = {SITES['a'].gateway} " in self.known_to_networkmanager("DHCP4.OPTION"),
+                           what="NetworkManager to know the lease's router")
         self.lab.shell(f"ip route add default via {SITES['a'].gateway} dev wlan0")
         self.take_over_from_networkmanager()
         self.start_blind()
