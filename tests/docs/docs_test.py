@@ -183,6 +183,7 @@ class Security(unittest.TestCase):
         for path in tests.rglob("*_test.py"):
             there |= {f"{path.stem}.{name}" for name in re.findall(r"def (test_\w+)", path.read_text())}
         there |= {f"fuzz.{path.name}" for path in (tests / "fuzz/corpus").iterdir()} | {"hardening"}
+        there |= {f"vm: {what}" for what in re.findall(r'(?:until_true "|echo "ok: )([^"]+)"', (tests / "vm/test").read_text())}
         threats = (SOURCE / "SECURITY.md").read_text().split("\n## Threats\n")[1].split("\n## ")[0]
         rows = [line.split("|")[-2] for line in threats.splitlines() if line.startswith("| ")][1:]
         self.assertGreater(len(rows), 10)
