@@ -112,7 +112,7 @@ class Agent : public Service {
     bool is_steered(const std::string& name) const override;
     Allow allow() const override { return config_.allow; }
     Expected<Placed> place(const std::string& class_name, pid_t pid) override;
-    Expected<Released> release(pid_t pid) override;
+    Expected<Released> release(pid_t pid, const std::function<bool()>& is_that_one) override;
     std::optional<std::string> class_of(pid_t pid) override;
     std::optional<std::string> selector_of(pid_t pid) override;
     std::vector<OldSocket> old_sockets_of(pid_t pid) override;

@@ -329,7 +329,7 @@ std::vector<OldSocket> Agent::old_sockets_of(pid_t pid) {
     return named(held_by(pid, *sockets, kernel_.cgroup_ids(membership->cgroup), false), pid);
 }
 
-Expected<Released> Agent::release(pid_t pid) {
+Expected<Released> Agent::release(pid_t pid, const std::function<bool()>& is_that_one) {
     const std::string doing = fmt::format("releasing process {}", pid);
     auto membership = membership_of(pid);
     if (!membership) return system_error(EINVAL, doing);
@@ -347,6 +347,7 @@ Expected<Released> Agent::release(pid_t pid) {
     // Where it came from is not known any more; the root of the tree takes every process.
     const auto moved = membership->by_net_cls ? kernel_.place_in_net_cls("", pid) : kernel_.place("", pid);
     if (!moved) return tl::make_unexpected(moved.error());
+    if (!is_that_one()) return system_error(ESRCH, doing);
     Released released{.class_name = *name};
     // In net_cls all its sockets have the class id.
     const auto held = membership->by_net_cls ? held_by(pid, *sockets, {}, false) : held_by(pid, *sockets, inside, true);

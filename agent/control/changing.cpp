@@ -44,11 +44,10 @@ awaitable<bool> allowed_only(Exchange& exchange) {
 
 /// cgroup.procs takes a number, not a pidfd: what was moved is the process that was checked only if that one still
 /// lives, as its number is free for another once it has been reaped.
-tl::expected<void, Refusal> check_still_that_one(Exchange& exchange, const Process& process, std::string_view moved) {
-    if (process.alive()) return {};
+Refusal ended_meanwhile(Exchange& exchange, const Process& process, std::string_view moved) {
     const std::string ended = "process " + std::to_string(process.pid()) + " ended while it was " + std::string(moved);
     exchange.service.warn(ended + ": if its number was reused in that moment, that was done to another process");
-    return tl::make_unexpected(Refusal{"NoSuchProcess", ended});
+    return Refusal{"NoSuchProcess", ended};
 }
 
 /// After the waits: from here to the last check nothing else runs on the loop.
@@ -64,8 +63,8 @@ Answer place_now(Exchange& exchange, const std::string& class_name, pid_t pid) {
     const auto placed = exchange.service.place(class_name, pid);
     exchange.serving.statuses.forget();
     if (!placed) return tl::make_unexpected(refusal(placed.error(), pid));
-    if (auto checked = check_still_that_one(exchange, *process, "placed in class " + class_name); !checked)
-        return tl::make_unexpected(checked.error());
+    if (!process->alive())
+        return tl::make_unexpected(ended_meanwhile(exchange, *process, "placed in class " + class_name));
     json::object parameters;
     parameters["class"] = class_name;
     parameters["old_sockets"] = placed->old_sockets;
@@ -77,8 +76,10 @@ Answer place_now(Exchange& exchange, const std::string& class_name, pid_t pid) {
 Answer release_now(Exchange& exchange, pid_t pid) {
     const auto process = hold_own(exchange.peer, pid, "release it");
     if (!process) return tl::make_unexpected(process.error());
-    const auto released = exchange.service.release(pid);
+    bool lived = true; // and may end by the end of its sockets
+    const auto released = exchange.service.release(pid, [&] { return lived = process->alive(); });
     exchange.serving.statuses.forget();
+    if (!lived) return tl::make_unexpected(ended_meanwhile(exchange, *process, "released"));
     if (!released) {
         if (released.error().code == std::errc::invalid_argument) {
             const std::string& why = released.error().detail;
@@ -87,8 +88,6 @@ Answer release_now(Exchange& exchange, pid_t pid) {
         }
         return tl::make_unexpected(refusal(released.error(), pid));
     }
-    if (auto checked = check_still_that_one(exchange, *process, "released"); !checked)
-        return tl::make_unexpected(checked.error());
     json::object parameters;
     parameters["class"] = released->class_name;
     parameters["ended"] = released->ended;

@@ -76,8 +76,9 @@ class Service {
     /// it, in any case. Who may and which process it is has been checked. no_such_process: it is gone.
     virtual Expected<Placed> place(const std::string& class_name, pid_t pid) = 0;
     /// Moves the process back to where ordinary ones are. no_such_process: it is gone. invalid_argument: it is in no
-    /// class, or in one by a selector, as `detail` says: nothing is moved out of where it belongs.
-    virtual Expected<Released> release(pid_t pid) = 0;
+    /// class, or in one by a selector, as `detail` says: nothing is moved out of where it belongs. `is_that_one` is asked
+    /// once it has been moved, before its sockets end, which may be what ends it: else none of them ends.
+    virtual Expected<Released> release(pid_t pid, const std::function<bool()>& is_that_one) = 0;
     /// The class whose member this process is; none for an ordinary process and for one that is gone.
     virtual std::optional<std::string> class_of(pid_t pid) = 0;
     /// By what it is in that class: "app spotify", "run"; none for an ordinary process and for one that is gone.

@@ -25,8 +25,9 @@ struct ObedientAgent : Service {
         require(pid > 0, "a process that is placed has a number");
         return Placed{};
     }
-    Expected<Released> release(pid_t pid) override {
+    Expected<Released> release(pid_t pid, const std::function<bool()>& is_that_one) override {
         require(pid > 0, "a process that is released has a number");
+        if (!is_that_one()) return system_error(ESRCH, "releasing");
         return Released{};
     }
     std::optional<std::string> class_of(pid_t) override { return std::nullopt; }

@@ -5,6 +5,12 @@
 
 namespace novpn::test {
 
+namespace {
+
+constexpr auto is_that_one = [] { return true; };
+
+} // namespace
+
 TEST_F(AgentTest, OffEndsTheSocketsOfTheClassOnly) {
     ASSERT_TRUE(agent.start());
     std::uint64_t inside = *kernel.cgroup_ids("novpn-1/novpn").begin();
@@ -201,7 +207,7 @@ TEST_F(AgentApps, AProcessIsInTheNearestClassAndStaysWhereItIs) {
     ASSERT_TRUE(kernel.place(kScope + "/inner", 7));
     EXPECT_EQ(selects.class_of(7), "novpn");
     EXPECT_EQ(selects.selector_of(7), "app spotify");
-    const auto refused = selects.release(7);
+    const auto refused = selects.release(7, is_that_one);
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, std::errc::invalid_argument);
     EXPECT_EQ(kernel.cgroup_of(7), kScope + "/inner");
@@ -209,7 +215,7 @@ TEST_F(AgentApps, AProcessIsInTheNearestClassAndStaysWhereItIs) {
     EXPECT_EQ(selects.selector_of(7), "slice user-1000.slice");
     ASSERT_TRUE(kernel.place("novpn-1/novpn", 7));
     EXPECT_EQ(selects.selector_of(7), "run");
-    EXPECT_TRUE(selects.release(7));
+    EXPECT_TRUE(selects.release(7, is_that_one));
 }
 
 TEST_F(AgentApps, StatusTellsAUserOfItsOwnOnlyAndCountsAll) {
@@ -277,13 +283,17 @@ TEST_F(AgentTest, PlaceAndReleaseMoveTheProcess) {
     ASSERT_TRUE(agent.start());
     ASSERT_TRUE(agent.place("novpn", 4711));
     EXPECT_EQ(agent.class_of(4711), "novpn");
-    auto released = agent.release(4711);
+    auto released = agent.release(4711, is_that_one);
     ASSERT_TRUE(released);
     EXPECT_EQ(released->class_name, "novpn");
     EXPECT_FALSE(agent.class_of(4711));
-    auto again = agent.release(4711);
+    auto again = agent.release(4711, is_that_one);
     ASSERT_FALSE(again);
     EXPECT_EQ(again.error().code, std::errc::invalid_argument);
+    ASSERT_TRUE(agent.place("novpn", 4711));
+    auto another = agent.release(4711, [] { return false; });
+    ASSERT_FALSE(another);
+    EXPECT_EQ(another.error().code, std::errc::no_such_process);
 }
 
 TEST_F(AgentTest, WithNetClsPlaceAndReleaseMoveTheProcessThereAndNotInCgroup2) {
@@ -299,7 +309,7 @@ TEST_F(AgentTest, WithNetClsPlaceAndReleaseMoveTheProcessThereAndNotInCgroup2) {
     EXPECT_NE(kernel.cgroup_of(7), "novpn-1/novpn");
     EXPECT_EQ(tagging.class_of(7), "novpn");
     EXPECT_EQ(tagging.selector_of(7), "run");
-    ASSERT_TRUE(tagging.release(7));
+    ASSERT_TRUE(tagging.release(7, is_that_one));
     EXPECT_EQ(kernel.net_cls_of(7), "");
     EXPECT_FALSE(tagging.class_of(7));
 
@@ -389,12 +399,12 @@ TEST_F(AgentClassSlices, PlaceMovesWhatIsInASliceThatDoesNotCount) {
 TEST_F(AgentClassSlices, ReleaseTakesAProcessOutOfAScopeAndNotOutOfAService) {
     start_with_a_process_in(scope_);
     ASSERT_TRUE(agent_.place("novpn", 7));
-    ASSERT_TRUE(agent_.release(7));
+    ASSERT_TRUE(agent_.release(7, is_that_one));
     EXPECT_FALSE(agent_.class_of(7));
     kernel.add_other(slice_ + "/backup.service", 0);
     ASSERT_TRUE(kernel.place(slice_ + "/backup.service", 8));
     EXPECT_EQ(agent_.selector_of(8), "slice novpn-novpn.slice");
-    const auto refused = agent_.release(8);
+    const auto refused = agent_.release(8, is_that_one);
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().detail,
               "is in class novpn by 'slice novpn-novpn.slice' of its unit, and stays where it is");

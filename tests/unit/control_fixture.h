@@ -38,6 +38,7 @@ struct FakeAgent : Service {
     json::object status_object{{"summary", "All is well."}};
     Allow allowed;
     std::function<void(pid_t)> while_moving;
+    std::function<void(pid_t)> after_moving;
     Expected<Placed> placing = Placed{.old_sockets = 2};
     Expected<Released> releasing = Released{.class_name = "novpn", .ended = 1, .kept = 3};
     Expected<void> switching;
@@ -75,8 +76,10 @@ struct FakeAgent : Service {
         if (placing) placed.emplace_back(class_name, pid);
         return placing;
     }
-    Expected<Released> release(pid_t pid) override {
+    Expected<Released> release(pid_t pid, const std::function<bool()>& is_that_one) override {
         if (while_moving) while_moving(pid);
+        if (!is_that_one()) return system_error(ESRCH, "releasing");
+        if (after_moving) after_moving(pid);
         if (releasing) released.push_back(pid);
         return releasing;
     }

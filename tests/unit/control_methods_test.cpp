@@ -91,21 +91,40 @@ TEST_F(MethodsTest, ReleaseSaysThatAProcessIsInNoClassOrGone) {
     EXPECT_EQ(raw("Release", R"({"pid":0})"), invalid("pid"));
 }
 
+namespace {
+
+pid_t paused_process() {
+    const pid_t child = ::fork();
+    if (child != 0) return child;
+    for (;;) ::pause();
+}
+
+void end_process(pid_t pid) {
+    ::kill(pid, SIGKILL);
+    ::waitpid(pid, nullptr, 0);
+}
+
+} // namespace
+
 TEST_F(MethodsTest, ReportsAProcessThatEndedWhileItWasReleased) {
     if (!root()) GTEST_SKIP() << "needs root";
-    const pid_t victim = ::fork();
-    if (victim == 0) {
-        for (;;) ::pause();
-    }
-    agent.while_moving = [](pid_t pid) {
-        ::kill(pid, SIGKILL);
-        ::waitpid(pid, nullptr, 0);
-    };
+    const pid_t victim = paused_process();
+    agent.while_moving = end_process;
     serve();
     EXPECT_EQ(ask(dir, "Release", {{"pid", victim}}),
               "asking: process " + std::to_string(victim) + " ended while it was released");
     end();
     EXPECT_EQ(agent.warnings.size(), 1u);
+}
+
+TEST_F(MethodsTest, ReleasesAProcessThatEndsWithItsSockets) {
+    if (!root()) GTEST_SKIP() << "needs root";
+    const pid_t process = paused_process();
+    agent.after_moving = end_process;
+    serve();
+    EXPECT_EQ(call("Release", {{"pid", process}}).at("class"), "novpn");
+    end();
+    EXPECT_TRUE(agent.warnings.empty());
 }
 
 TEST_F(MethodsTest, SetEnabledTakesSecondsOrNone) {
