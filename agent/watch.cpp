@@ -145,19 +145,21 @@ void Watch::watch_routes() {
 
 void Watch::read_routes() {
     for (bool more = true; more;) {
-        const auto since = Clock::now();
-        std::set<Family> unanswered;
-        const auto drained = drain_routes([&](const RouteChange& change) {
-            const Heard heard = agent_.heard_of_default(change, since);
+        struct {
+            Clock::time_point since = Clock::now();
+            std::set<Family> unanswered;
+        } news; // in one, as a std::function that captures more than two pointers allocates
+        const auto drained = drain_routes([this, &news](const RouteChange& change) {
+            const Heard heard = agent_.heard_of_default(change, news.since);
             const Family family = family_of(change.hops.front());
-            if (heard == Heard::unanswered) unanswered.insert(family);
-            if (heard == Heard::answered) unanswered.erase(family);
+            if (heard == Heard::unanswered) news.unanswered.insert(family);
+            if (heard == Heard::answered) news.unanswered.erase(family);
             return heard != Heard::doubtful;
         });
         // Of what came together only the last is of use: a VPN deletes a default, and adds two.
         if (!drained.cause.empty())
             notified(drained.cause);
-        else if (!unanswered.empty() && !agent_.catch_up(unanswered, since))
+        else if (!news.unanswered.empty() && !agent_.catch_up(news.unanswered, news.since))
             notified(drained.later);
         else if (!drained.later.empty())
             look_when_quiet(drained.later, Clock::now());

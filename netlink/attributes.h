@@ -17,6 +17,14 @@
 
 namespace novpn {
 
+/// The netlink messages in a datagram, header included; one that claims to be longer than the datagram ends it.
+template<typename Visit>
+void for_each_message(std::span<const std::byte> datagram, Visit visit) {
+    auto* header = reinterpret_cast<const nlmsghdr*>(datagram.data());
+    auto left = static_cast<unsigned>(datagram.size());
+    for (; NLMSG_OK(header, left); header = NLMSG_NEXT(header, left)) visit(*header);
+}
+
 /// The attributes of one message, by type; every accessor checks the length before it reads.
 template<int Max>
 class Attributes {

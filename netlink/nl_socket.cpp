@@ -1,5 +1,7 @@
 #include "netlink/nl_socket.h"
 
+#include "netlink/attributes.h"
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -68,12 +70,6 @@ ssize_t receive(const nl_sock* socket, std::span<std::byte> buffer, int flags) {
     do size = recv(nl_socket_get_fd(socket), buffer.data(), buffer.size(), flags);
     while (size < 0 && errno == EINTR);
     return size;
-}
-
-void for_each_message(std::span<const std::byte> datagram, const std::function<void(const nlmsghdr&)>& visit) {
-    auto* header = reinterpret_cast<const nlmsghdr*>(datagram.data());
-    auto left = static_cast<unsigned>(datagram.size());
-    for (; NLMSG_OK(header, left); header = NLMSG_NEXT(header, left)) visit(*header);
 }
 
 NlMessage make_request(int type, const void* header, std::size_t size) {

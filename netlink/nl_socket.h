@@ -38,8 +38,6 @@ Expected<NlSocket> open_netlink(int protocol, std::string_view name, std::initia
 inline constexpr std::size_t kNetlinkDatagram = 65536;
 /// recv(2) of one datagram; EINTR is repeated. Negative: errno.
 ssize_t receive(const nl_sock* socket, std::span<std::byte> buffer, int flags);
-/// The netlink messages in a datagram, header included; one that claims to be longer than the datagram ends it.
-void for_each_message(std::span<const std::byte> datagram, const std::function<void(const nlmsghdr&)>& visit);
 
 /// A request that begins with the protocol's fixed header.
 NlMessage make_request(int type, const void* header, std::size_t size);
