@@ -51,7 +51,9 @@ class Run(LabTest):
             program = self.lab.spawn(*self.lab.novpn_command("run", "--", "cat", "/proc/self/cgroup"))
             time.sleep(0.3)
             self.assert_same(program.poll(), None, "its exit status before there is an agent")
+            program.send_signal(signal.SIGSTOP)  # However long this agent takes to start.
             self.start_agent()
+            program.send_signal(signal.SIGCONT)
             said = program.communicate(timeout=30)[0].decode()
             self.assert_same(program.returncode, 0, "its exit status")
             self.assertRegex(said, rf"(?m)^0::/.*novpn-{self.lab.netns_inode()}/novpn$")
