@@ -294,6 +294,7 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
         return pass;
     }
     observed->hints = std::exchange(hints_, {});
+    observed->flows_gone = flows_are_gone(*observed, since);
     Desired desired = decide_at_site(*observed);
     gateways_.clear();
     for (const Neighbour& gateway : watched_gateways(observed->routes)) gateways_.insert(gateway.host);
@@ -320,8 +321,8 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
         }
     }
     // First, while their last packets still have their path.
-    Plan ends = sockets_to_end(desired);
-    plan.insert(plan.begin(), ends.begin(), ends.end());
+    for (const Plan& first : {flows_to_keep(*observed, desired), sockets_to_end(desired)})
+        plan.insert(plan.begin(), first.begin(), first.end());
 
     const std::vector<std::string> decisions = report_decision(desired, cause);
     const bool contested =

@@ -13,6 +13,7 @@ namespace {
 
 /// What follows an address that has gone, such as the next one, is answered first.
 constexpr auto kAfterTheNews = std::chrono::milliseconds(20);
+constexpr auto kAnotherLookForFlows = std::chrono::seconds(10);
 
 /// The users and destinations that the class had and has no more.
 ClassDecision selectors_gone(const ClassDecision& before, const ClassDecision* now) {
@@ -151,6 +152,36 @@ Plan Agent::sockets_to_end(const Desired& after) {
         if (ends && leaves_this_machine(socket)) plan.push_back(EndSocket{socket});
     }
     return plan;
+}
+
+/// Where no class is on: whether the kernel knows no flow of one any more. Until then those that it knows are held to
+/// their path, or by the guard.
+bool Agent::flows_are_gone(const Observed& observed, Clock::time_point now) {
+    // Of a site that is not known yet a class may be on again in a moment.
+    if (!observed.nft.follows || !desired_ || !desired_->site.known || !is_all_off(*desired_)) return false;
+    // Everything that the kernel knows is dumped.
+    if (asked_for_flows_at_ && now - *asked_for_flows_at_ < kAnotherLookForFlows) return false;
+    asked_for_flows_at_ = now;
+    const auto connections = kernel_.connections();
+    const auto is_ours = [&](const Connection& c) { return has_mark_of_a_class(c.mark, config_); };
+    return connections && std::ranges::none_of(*connections, is_ours);
+}
+
+/// Once, before a table that begins to follow connections, or when a class first selects what may be older. Where
+/// somebody flushed the table, they are known still.
+Plan Agent::flows_to_keep(const Observed& observed, const Desired& desired) {
+    const bool was_idle = observed.nft.present && !observed.nft.follows;
+    if (observed.nft.follows && !desired_) knows_older_flows_ = true;
+    if (desired.nft.idle) knows_older_flows_ = false;
+    if (desired.nft.idle || knows_older_flows_ || (!was_idle && !selects_open_flows(config_))) return {};
+    knows_older_flows_ = true;
+    auto sockets = kernel_.sockets();
+    if (!sockets) {
+        spdlog::warn("looking for flows from before: {}", to_string(sockets.error()));
+        return {};
+    }
+    auto flows = flows_from_before(*sockets, config_);
+    return flows.empty() ? Plan{} : Plan{AddConnections{std::move(flows)}};
 }
 
 /// Once after each time that an address has gone or a class goes another way: as soon as there is a way out, and else a

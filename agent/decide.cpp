@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <compare>
 #include <fmt/format.h>
+#include <functional>
 #include <net/if_arp.h>
 #include <netinet/in.h>
 
@@ -337,16 +338,28 @@ std::vector<Prefix> outermost_destinations(const ClassConfig& c) {
     return outermost;
 }
 
-bool selects_cgroups(const Config& config) {
-    const auto selects_some = [](const ClassConfig& c) {
-        return !c.apps.empty() || !c.units.empty() || !c.slices.empty() || !c.cgroups.empty();
+namespace {
+
+bool has_cgroups(const ClassConfig& c) {
+    return !c.apps.empty() || !c.units.empty() || !c.slices.empty() || !c.cgroups.empty();
+}
+
+/// Also as it is at a site that the laptop is not in: it may arrive.
+bool any_class(const Config& config, const std::function<bool(const ClassConfig&)>& is_so) {
+    const auto is_so_at = [&](const SiteConfig& site) {
+        return std::ranges::any_of(config.classes, [&](const ClassConfig& c) { return is_so(class_at(site, c)); });
     };
-    // Also those of a site that the laptop is not in: the maps are there when it arrives.
-    const auto selects_at = [&](const SiteConfig& site) {
-        return std::ranges::any_of(config.classes,
-                                   [&](const ClassConfig& c) { return selects_some(class_at(site, c)); });
-    };
-    return std::ranges::any_of(config.classes, selects_some) || std::ranges::any_of(config.sites, selects_at);
+    return std::ranges::any_of(config.classes, is_so) || std::ranges::any_of(config.sites, is_so_at);
+}
+
+} // namespace
+
+bool selects_cgroups(const Config& config) { return any_class(config, has_cgroups); }
+
+bool selects_open_flows(const Config& config) {
+    return any_class(config, [](const ClassConfig& c) {
+        return has_cgroups(c) || !c.users.empty() || !c.destinations.empty() || c.classid;
+    });
 }
 
 std::map<std::string, MatchedCgroup> matched_cgroups(const Config& config, const SeenCgroups& seen,
@@ -360,6 +373,12 @@ std::map<std::string, MatchedCgroup> matched_cgroups(const Config& config, const
 bool selects(const ClassDecision& decision, const OpenSocket& socket) {
     auto leads_there = [&](const Prefix& prefix) { return socket.remote && contains(prefix, *socket.remote); };
     return decision.users.contains(socket.uid) || std::ranges::any_of(decision.destinations, leads_there);
+}
+
+bool is_all_off(const Desired& desired) {
+    return std::ranges::all_of(desired.classes, [](const auto& c) {
+        return c.second.state == ClassState::off && c.second.on_leave == OnLeave::end;
+    });
 }
 
 std::string cgroup_of(const ClassConfig& class_config, const std::string& cgroup_root) {
@@ -396,6 +415,8 @@ Desired decide(const Observed& observed, const Config& asked, const Memory& memo
     if (selects_cgroups(config))
         for (unsigned level = 1; level <= kLevelsInAdvance; ++level) desired.nft.levels.insert(level);
     desired.nft.answers_early = observed.nft.early_filter;
+    desired.nft.idle = is_all_off(desired) && (!observed.nft.follows || observed.flows_gone);
+    if (desired.nft.idle) desired.nft.levels.clear();
     return desired;
 }
 

@@ -93,6 +93,8 @@ std::vector<Prefix> outermost_destinations(const ClassConfig& c);
 
 /// Whether a class selects cgroups that are not ours.
 bool selects_cgroups(const Config& config);
+/// Whether a class selects what runs and is connected already, at some site.
+bool selects_open_flows(const Config& config);
 /// Cgroups of others that are in a class, by the config or, with `class_slices`, by being its slice, whether or not
 /// that class is on; by path.
 std::map<std::string, MatchedCgroup> matched_cgroups(const Config& config, const SeenCgroups& seen,
@@ -100,6 +102,9 @@ std::map<std::string, MatchedCgroup> matched_cgroups(const Config& config, const
 
 /// Whether a socket is one of the class's users, or connected to one of its destinations.
 bool selects(const ClassDecision& decision, const OpenSocket& socket);
+
+/// No class is on, nor goes on with flows that it had.
+bool is_all_off(const Desired& desired);
 
 /// Path of a class's own cgroup below the cgroup2 mount.
 std::string cgroup_of(const ClassConfig& class_config, const std::string& cgroup_root);

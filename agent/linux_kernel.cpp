@@ -342,6 +342,10 @@ Expected<void> LinuxKernel::apply(const Operation& operation) {
             auto known = kernel.conntrack();
             return known ? (*known)->drop(op.connection) : tl::make_unexpected(known.error());
         }
+        Expected<void> operator()(const AddConnections& op) {
+            auto known = kernel.conntrack();
+            return known ? (*known)->add(op.connections) : tl::make_unexpected(known.error());
+        }
         Expected<void> operator()(const SetSrcValidMark& op) {
             return kernel.routing_.set_src_valid_mark(op.link, op.on);
         }

@@ -527,6 +527,14 @@ struct Printer {
         return text;
     }
     std::string operator()(const DropConnection& op) const { return "conntrack -D " + novpn::to_string(op.connection); }
+    std::string operator()(const AddConnections& op) const {
+        const Connection& first = op.connections.front();
+        std::string text =
+            fmt::format("conntrack -I {}{} -u ASSURED,SEEN_REPLY -t {}", novpn::to_string(first),
+                        first.ip_protocol == IPPROTO_TCP ? " --state ESTABLISHED" : "", lifetime(first).count());
+        if (op.connections.size() > 1) text += fmt::format(" # and {} more", op.connections.size() - 1);
+        return text;
+    }
     std::string operator()(const SetSrcValidMark& op) const {
         std::string conf = "net.ipv4.conf." + names(op.link);
         // As sysctl(8) has it: the dot of a VLAN's name is a slash.
@@ -557,10 +565,10 @@ bool stands_alone(const Operation& operation) {
 
 bool is_dispensable(const Operation& operation) {
     if (std::holds_alternative<EndSocket>(operation) || std::holds_alternative<DropConnection>(operation) ||
-        std::holds_alternative<ForgetNeighbour>(operation) || std::holds_alternative<ProbeNeighbour>(operation) ||
-        std::holds_alternative<PinBirthMark>(operation) || std::holds_alternative<AttachBirthMark>(operation) ||
-        std::holds_alternative<PinRedirect>(operation) || std::holds_alternative<SetResolvers>(operation) ||
-        std::holds_alternative<AttachRedirect>(operation))
+        std::holds_alternative<AddConnections>(operation) || std::holds_alternative<ForgetNeighbour>(operation) ||
+        std::holds_alternative<ProbeNeighbour>(operation) || std::holds_alternative<PinBirthMark>(operation) ||
+        std::holds_alternative<AttachBirthMark>(operation) || std::holds_alternative<PinRedirect>(operation) ||
+        std::holds_alternative<SetResolvers>(operation) || std::holds_alternative<AttachRedirect>(operation))
         return true;
     const auto* replace = std::get_if<ReplaceRoute>(&operation);
     return replace && !is_default(replace->route);

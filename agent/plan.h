@@ -163,6 +163,12 @@ struct DropConnection {
     bool operator==(const DropConnection&) const = default;
 };
 
+/// Flows that are older than what follows connections, never none: known from now on, as those of no class.
+struct AddConnections {
+    std::vector<Connection> connections;
+    bool operator==(const AddConnections&) const = default;
+};
+
 /// A link's src_valid_mark, with the tag that tells that it is ours; off: both as they are by themselves.
 struct SetSrcValidMark {
     IfIndex link;
@@ -182,12 +188,12 @@ struct ProbeNeighbour {
     bool operator==(const ProbeNeighbour&) const = default;
 };
 
-using Operation =
-    std::variant<ReplaceRoute, DeleteRoute, AddRule, DeleteRule, AddXfrmPolicy, DeleteXfrmPolicy, CreateCgroup,
-                 RemoveCgroup, MountNetCls, UnmountNetCls, SetClassid, RemoveNetClsCgroup, ReplaceNft, DeleteNft,
-                 AddMember, RemoveMember, AddLink, RemoveLink, PinBirthMark, UnpinBirthMark, AttachBirthMark,
-                 DetachBirthMark, PinRedirect, UnpinRedirect, SetResolvers, AttachRedirect, DetachRedirect,
-                 ChangeElements, EndSocket, DropConnection, SetSrcValidMark, ForgetNeighbour, ProbeNeighbour>;
+using Operation = std::variant<ReplaceRoute, DeleteRoute, AddRule, DeleteRule, AddXfrmPolicy, DeleteXfrmPolicy,
+                               CreateCgroup, RemoveCgroup, MountNetCls, UnmountNetCls, SetClassid, RemoveNetClsCgroup,
+                               ReplaceNft, DeleteNft, AddMember, RemoveMember, AddLink, RemoveLink, PinBirthMark,
+                               UnpinBirthMark, AttachBirthMark, DetachBirthMark, PinRedirect, UnpinRedirect,
+                               SetResolvers, AttachRedirect, DetachRedirect, ChangeElements, EndSocket, DropConnection,
+                               AddConnections, SetSrcValidMark, ForgetNeighbour, ProbeNeighbour>;
 using Plan = std::vector<Operation>;
 
 /// Empty when everything is as desired. A Desired with nothing in it gives the plan that releases everything of ours.

@@ -1,4 +1,5 @@
-// Which flows of members cannot go on, once the network is another: the address that they leave with is gone. Pure.
+// Which flows of members cannot go on, once the network is another: the address that they leave with is gone. And which
+// are older than what tells flows. Pure.
 #pragma once
 
 #include "agent/decide.h"
@@ -44,5 +45,12 @@ bool has_flows_of_members(const OpenFlows& flows, const Desired& desired);
 /// would be. DropConnection of members' entries that are translated to such an address. Flows whose address survives
 /// are left alone, and so are sockets from before their process joined.
 Plan stale_flows(const OpenFlows& flows, const Observed& observed, const Desired& desired);
+
+bool has_mark_of_a_class(std::uint32_t mark, const Config& config);
+
+/// What the kernel does not know where nobody followed connections until now, but for flows that are steered by their
+/// socket's mark. A packet in one that a class selects would be taken for one amid a forgotten flow, and dropped, or by
+/// UDP begin a new one; who is selected may turn out only later.
+std::vector<Connection> flows_from_before(const std::vector<OpenSocket>& sockets, const Config& config);
 
 } // namespace novpn

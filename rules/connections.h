@@ -5,6 +5,7 @@
 #include "netlink/error.h"
 #include "netlink/values.h"
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -34,6 +35,10 @@ std::optional<Connection> to_connection(const nlmsghdr* message);
 /// "-p tcp -s 10.8.0.2 -d 203.0.113.1 --sport 40112 --dport 443", as conntrack(8) takes it.
 std::string to_string(const Connection& connection);
 
+/// What the kernel gives a flow of that protocol in which nothing happens (nf_conntrack_tcp_timeout_established,
+/// nf_conntrack_udp_timeout_stream), and from its next packet on gives it again.
+std::chrono::seconds lifetime(const Connection& connection);
+
 class Connections {
   public:
     static Expected<Connections> open();
@@ -44,6 +49,10 @@ class Connections {
     /// conntrack -L, both families, of this network namespace. In no order.
     /// invalid_argument: a kernel without CONFIG_NF_CT_NETLINK.
     Expected<std::vector<Connection>> all();
+    /// conntrack -I of flows that both ends have spoken in, and of which nothing is translated, for lifetime(). Their
+    /// packets pass whatever TCP's window was before. One that is known already keeps its mark. Those behind one that
+    /// the kernel refuses are added too; the first error is told.
+    Expected<void> add(const std::vector<Connection>& connections);
     /// conntrack -D of this one. One that is gone already is done.
     Expected<void> drop(const Connection& connection);
 

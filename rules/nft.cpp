@@ -86,6 +86,7 @@ Expected<ObservedNft> look(nft::Socket& socket, std::optional<bool> early_filter
     observed.present = true;
     observed.structure = skeleton->header.comment;
     observed.intact = skeleton->intact && !elements->foreign;
+    observed.follows = nft::follows_connections(skeleton->inventory);
     observed.members = elements->members;
     observed.users = elements->users;
     observed.destinations = elements->destinations;

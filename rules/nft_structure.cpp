@@ -72,8 +72,7 @@ void add_born_chain(Structure& to, const ClassMarking& c) {
                             {ct_direction_is_reply(), source_is_not_of_outgoing_link(), clear_mark(c.mark), accept()}));
 }
 
-/// Chains of one class: `restore_C`, `born_C`, then `mark_C`, where its members' new flows go, and `guard_C`, where its
-/// packets leave.
+/// Chains of one class: `restore_C`, `born_C`, then `mark_C`, where its members' new flows go.
 void add_class_chains(Structure& to, const ClassMarking& c) {
     const std::string restore = kRestoreChain + c.name;
     to.chains.push_back({restore, std::nullopt});
@@ -102,12 +101,17 @@ void add_class_chains(Structure& to, const ClassMarking& c) {
     // The ct mark first: where there is no connection to carry it, the rule ends before it marks the packet.
     to.rules.push_back(rule(mark, "a new flow of " + c.name,
                             {set_ct_mark(c.mark), set_mark(c.mark), count_in(kMarkedCounter + c.name)}));
+}
 
+/// `guard_C`, where packets with the class's mark leave.
+void add_guard_chain(Structure& to, const ClassMarking& c, bool counts_flows) {
     const std::string guard = kGuardChain + c.name;
     const std::string links = kLinkSet + c.name;
     to.chains.push_back({guard, std::nullopt});
-    to.rules.push_back(rule(guard, "no firewall of another program dropped it",
-                            {leaves_by_other_than_loopback(), is_first_of_flow(), count_in(kArrivedCounter + c.name)}));
+    if (counts_flows)
+        to.rules.push_back(
+            rule(guard, "no firewall of another program dropped it",
+                 {leaves_by_other_than_loopback(), is_first_of_flow(), count_in(kArrivedCounter + c.name)}));
     if (!c.guarded) return;
     to.rules.push_back(rule(guard, "to this machine", {leaves_by_loopback(), accept()}));
     to.rules.push_back(rule(guard, "links of " + c.name, {leaves_by_link_in(links), accept()}));
@@ -126,8 +130,10 @@ bool has_users(const NftTable& table) {
     return std::ranges::any_of(table.classes, [](const ClassMarking& c) { return !c.users.empty(); });
 }
 
+Chain output() { return {"output", Hook{"route", "output", NF_INET_LOCAL_OUT, kMangle}}; }
+
 void add_output(Structure& to, const NftTable& table, const Levels& levels) {
-    to.chains.push_back({"output", Hook{"route", "output", NF_INET_LOCAL_OUT, kMangle}});
+    to.chains.push_back(output());
     add_by_mark(to, table, "output", "a flow that began in", {}, MarkOf::connection, NFT_GOTO, kRestoreChain);
     add_by_mark(to, table, "output", "a socket of", {}, MarkOf::packet, NFT_JUMP, kBornChain);
     // Not an invalid packet: a FIN or RST amid a stream that conntrack forgot is one (tcp_new in
@@ -265,7 +271,14 @@ Structure structure(const NftTable& table) {
     for (const unsigned level : levels)
         made.sets.push_back({fmt::format("{}{}", kLevelMap, level), Set::Kind::chain_by_cgroup});
     if (has_users(table)) made.sets.push_back({kUserMap, Set::Kind::chain_by_user});
-    for (const ClassMarking& c : table.classes) add_class_chains(made, c);
+    for (const ClassMarking& c : table.classes) {
+        if (!table.idle) add_class_chains(made, c);
+        add_guard_chain(made, c, !table.idle);
+    }
+    if (table.idle) {
+        add_guard(made, table);
+        return made;
+    }
     add_output(made, table, levels);
     add_sent(made, table);
     add_prerouting(made, table);
@@ -332,6 +345,10 @@ std::string item(const Chain& chain) {
 
 std::string rule_item(const std::string& chain, std::size_t position, const std::string& comment) {
     return fmt::format("rule {} {} {}", chain, position, comment);
+}
+
+bool follows_connections(const Inventory& inventory) {
+    return std::ranges::find(inventory, item(output())) != inventory.end();
 }
 
 std::string set_item(const std::string& name) { return "set " + name; }

@@ -114,6 +114,8 @@ bool is_map(Set::Kind kind);
 /// counter. Equal inventories make a table intact.
 using Inventory = std::vector<std::string>;
 Inventory inventory(const Structure& structure);
+/// As every table but an idle one does.
+bool follows_connections(const Inventory& inventory);
 std::string item(const Chain& chain);
 std::string rule_item(const std::string& chain, std::size_t position, const std::string& comment);
 std::string set_item(const std::string& name);

@@ -41,6 +41,9 @@ struct NftTable {
     std::set<unsigned> levels; ///< of cgroups that may come: their maps are part of the structure already
     /// Answers are told by what was asked, before conntrack knows them: somebody's reverse path filter stands there.
     bool answers_early = false;
+    /// No class is on, and no flow of one is left: the guard stands alone, and nothing asks conntrack, whose work on
+    /// every packet of this machine is the most of what the table costs.
+    bool idle = false;
     bool operator==(const NftTable&) const = default;
 };
 
@@ -107,6 +110,7 @@ struct ObservedNft {
     bool present = false;
     bool intact = false;   ///< every chain, rule, set and counter of `structure` is still there
     std::string structure; ///< from the table's userdata; empty when it is not ours
+    bool follows = false;  ///< it asks conntrack: the kernel knows every flow that had a packet since
     /// Somebody's reverse path filter judges what comes in before `prerouting` restores the mark, and goes by marks.
     bool early_filter = false;
     std::set<MemberElement> members;

@@ -23,6 +23,7 @@ TEST_P(Contract, TheNftTableAndItsElementsComeBackAsTheyWereWritten) {
     ObservedNft wanted{.present = true,
                        .intact = true,
                        .structure = structure_of(table),
+                       .follows = true,
                        .members = {{"novpn", cgroup_level(cgroup), id}},
                        .links = {{"novpn", eth0}}};
     EXPECT_EQ(observe().nft, wanted);

@@ -420,6 +420,7 @@ struct Names {
         return is_tagged || (op.on && link && !link->ipv4.tag && !link->ipv4.src_valid_mark);
     }
     bool operator()(const DropConnection&) const { return false; } // likewise of what is behind a plan
+    bool operator()(const AddConnections&) const { return false; } // and before it
     // No config of a random state is of net_cls.
     bool operator()(const MountNetCls&) const { return false; }
     bool operator()(const UnmountNetCls&) const { return false; }

@@ -2,6 +2,7 @@
 import unittest
 
 from labtest import ECHO, LabTest, MEMBER_ECHO, SITES, VPN_SEEN, the_lab
+from lab import wait_until
 
 KINDS = [(protocol, family) for protocol in ("tcp", "udp") for family in (4, 6)]
 
@@ -128,6 +129,105 @@ class MidFlowKept(MidFlow):
         self.assert_others_seen_as(VPN_SEEN[4])
         self.assert_all_answered(streams, {4: SITES["a"].seen4, 6: self.lab.laptop_address(6)})
         self.assert_wires()
+
+
+class FromBefore(LabTest):
+    """Flows that are older than the agent, of whom it selects: the kernel has followed no connection until then."""
+
+    def setUp(self):
+        super().setUp()
+        self.lab.vpn_up("def1-ipv6")
+        self.flows = {kind: self.lab.flow("hold", *kind, member=False, uid=the_lab.DAEMON) for kind in KINDS}
+        self.sniffer = self.lab.sniff(*ECHO.values())
+
+    def assert_flows_go_on(self):
+        for kind, flow in self.flows.items():
+            self.assert_same((flow.seen, flow.ask()), (VPN_SEEN[kind[1]],) * 2, f"what {kind} is seen as, before and after")
+        self.assert_same(self.sniffer.packets("wlan0 out"), [], "packets on the uplink's wire")
+
+    def test_of_a_destination(self):
+        self.start_agent(f"classes: {{novpn: {{destinations: ['{ECHO[4]}', '{ECHO[6]}']}}}}\n")
+        self.assert_flows_go_on()
+        new = {family: self.lab.probe("tcp", ECHO[family]) for family in (4, 6)}
+        self.assert_same(new, {family: self.lab.site_address("a", family) for family in (4, 6)}, "new flows")
+
+    def test_of_a_user(self):
+        self.start_agent("classes: {novpn: {users: [daemon]}}\n")
+        self.assert_flows_go_on()
+        log = self.agent.log.read_text()
+        self.assertRegex(log, r"start: conntrack -I .*ASSURED,SEEN_REPLY -t \d+ # and \d+ more")
+
+    def test_of_what_is_selected_later(self):
+        self.start_agent("{}\n")
+        self.assertNotIn("conntrack -I", self.agent.log.read_text())
+        (self.lab.directory / "novpn.yaml").write_text("classes: {novpn: {users: [daemon]}}\n")
+        self.lab.novpn("reload")
+        self.assert_flows_go_on()
+
+
+class Off(LabTest):
+    """While no class is on, and no flow of one is left, the kernel follows no connection for us."""
+
+    def setUp(self):
+        super().setUp()
+        self.start_agent("{}\n")
+        self.vpn_up("def1-ipv6")
+
+    def follows(self):
+        return "ct " in self.lab.shell("nft list table inet novpn")
+
+    def turn_off(self):
+        self.lab.novpn("off")
+        for family in ("ipv4", "ipv6"):
+            self.lab.shell(f"conntrack -D -f {family} 2>/dev/null || true")
+
+        def follows_no_more():
+            self.lab.shell("ip address add 127.0.0.2/8 dev lo && ip address del 127.0.0.2/8 dev lo")  # News: the agent looks.
+            return not self.follows()
+        wait_until(follows_no_more, 20, "a table that follows no connection", self.agent.explain)
+
+    def test_what_is_left_is_dropped_and_counted(self):
+        member = self.lab.member()
+        member.new("a", "udp")
+        member.connect("a", MEMBER_ECHO[4])
+        self.assert_same(member.ask("a")["seen"], SITES["a"].seen4, "the address that a member is seen as")
+        self.lab.novpn("off")
+        self.assertTrue(self.follows(), "a flow of the class is left")
+        self.turn_off()
+        before = self.agent.status()["classes"][0]["packets"]
+        stranger = self.lab.member(member=False)  # With the class's mark, as a socket that nobody could end.
+        stranger.new("a", "udp", mark=0x4e000000)
+        stranger.connect("a", MEMBER_ECHO[4])
+        self.assertIn("error", stranger.ask("a"))
+        after = self.agent.status()["classes"][0]["packets"]
+        self.assert_same({name: after[name] - before[name] for name in after}, {"marked": 0, "masqueraded": 0, "dropped": 1}, "packets")
+        self.assertEqual(before["marked"], 1, "counts go on")
+        self.assert_nothing_leaked()
+
+    def test_flows_from_then_keep_their_path_when_it_is_on(self):
+        member = self.lab.member()
+        self.turn_off()
+        for protocol, family in KINDS:
+            member.new(f"{protocol}{family}", protocol, family)
+            member.connect(f"{protocol}{family}", ECHO[family])
+            self.assert_same(member.ask(f"{protocol}{family}")["seen"], VPN_SEEN[family], "a process of a class that is off")
+        self.lab.novpn("on")
+        self.assertTrue(self.follows())
+        for protocol, family in KINDS:
+            self.assert_same(member.ask(f"{protocol}{family}")["seen"], VPN_SEEN[family], f"the {protocol} flow, now that it is on")
+        self.assert_members_seen_at("a")
+
+    def test_a_new_agent_adopts_it(self):
+        (self.lab.directory / "novpn.yaml").write_text("classes: {novpn: {enabled: false}}\n")
+        self.lab.novpn("reload")
+        self.turn_off()
+        table = self.lab.shell("nft -a list table inet novpn")
+        self.agent.kill9()
+        self.start_agent("classes: {novpn: {enabled: false}}\n")
+        self.assert_same(self.lab.shell("nft -a list table inet novpn"), table, "the table")
+        self.lab.novpn("on")
+        self.assert_members_seen_at("a")
+        self.assert_nothing_leaked()
 
 
 if __name__ == "__main__":

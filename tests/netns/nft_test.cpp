@@ -122,6 +122,25 @@ class NftTest : public testing::Test {
 
     ObservedNft observed() { return nft.observe().value(); }
 
+    /// What is there is what the nft tool makes of the text of `table`.
+    static void expect_the_same_by_text(const NftTable& table) {
+        const std::string made = run("nft list table inet novpn");
+        const std::vector<Link> links{{.index = uplink(), .name = test::kUplinkName, .kind = {}, .master = {}}};
+        char file[] = "/tmp/novpn-nft-test-XXXXXX";
+        close(mkstemp(file));
+        std::ofstream(file) << to_nft(table, LinkNames{&links});
+        run(std::string("nft -f ") + file);
+        unlink(file);
+        // The tool lists objects in the order of their making, which is not the text's.
+        const auto lines = [](const std::string& text) {
+            std::istringstream all(text);
+            std::multiset<std::string> set;
+            for (std::string line; std::getline(all, line);) set.insert(line);
+            return set;
+        };
+        EXPECT_EQ(lines(made), lines(run("nft list table inet novpn")));
+    }
+
     Nft nft = Nft::open().value();
 
     static inline std::unique_ptr<test::TwoNetworks> networks;
@@ -138,6 +157,7 @@ TEST_F(NftTest, ObservesWhatItReplaced) {
     const ObservedNft want{.present = true,
                            .intact = true,
                            .structure = structure_of(table()),
+                           .follows = true,
                            .members = {member(members)},
                            .links = {{.class_name = "novpn", .link = uplink()}}};
     EXPECT_EQ(observed(), want);
@@ -156,25 +176,24 @@ TEST_F(NftTest, ReplaceMakesWhatItsTextSays) {
     three.classes.push_back({.name = "work", .mark = {.value = 0x01000000, .mask = kMark.mask}});
     three.answers_early = true;
     replace(three);
-    const std::string made = run("nft list table inet novpn");
-    const std::vector<Link> links{{.index = uplink(), .name = test::kUplinkName, .kind = {}, .master = {}}};
-    char file[] = "/tmp/novpn-nft-test-XXXXXX";
-    close(mkstemp(file));
-    std::ofstream(file) << to_nft(three, LinkNames{&links});
-    run(std::string("nft -f ") + file);
-    unlink(file);
-    // The tool lists objects in the order of their making, which is not the text's.
-    const auto lines = [](const std::string& text) {
-        std::istringstream all(text);
-        std::multiset<std::string> set;
-        for (std::string line; std::getline(all, line);) set.insert(line);
-        return set;
-    };
-    EXPECT_EQ(lines(made), lines(run("nft list table inet novpn")));
+    expect_the_same_by_text(three);
     const ObservedNft by_text = observed();
     EXPECT_TRUE(by_text.intact);
     EXPECT_EQ(by_text.structure, structure_of(three));
     EXPECT_EQ(by_text.members, (std::set{member(members), member(root, "games")}));
+}
+
+TEST_F(NftTest, AnIdleTableFollowsNoConnection) {
+    NftTable idle = table();
+    idle.classes.front().cgroups.clear();
+    idle.idle = true;
+    ASSERT_TRUE(nft.replace(idle, {}));
+    const std::string made = run("nft list table inet novpn");
+    for (const char* word : {"ct ", "nat hook"}) EXPECT_EQ(made.find(word), std::string::npos) << made;
+    expect_the_same_by_text(idle);
+    EXPECT_TRUE(observed().intact);
+    EXPECT_FALSE(observed().follows);
+    EXPECT_EQ(observed().structure, structure_of(idle));
 }
 
 TEST_F(NftTest, IsNotIntactAfterAnyForeignChange) {

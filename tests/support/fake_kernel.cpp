@@ -391,7 +391,7 @@ Expected<void> FakeKernel::replace_route(Route route) {
 }
 
 Expected<void> FakeKernel::replace_nft(const NftTable& table) {
-    ObservedNft made{.present = true, .intact = true, .structure = structure_of(table)};
+    ObservedNft made{.present = true, .intact = true, .structure = structure_of(table), .follows = !table.idle};
     for (const ClassMarking& c : table.classes) {
         if (c.guarded) // without a guard there is no set of links
             for (IfIndex link : c.links) made.links.insert({c.name, link});
@@ -550,6 +550,10 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
         }
         Expected<void> operator()(const DropConnection& op) {
             std::erase(kernel.open_connections, op.connection);
+            return {};
+        }
+        Expected<void> operator()(const AddConnections& op) {
+            std::ranges::copy(op.connections, std::back_inserter(kernel.open_connections));
             return {};
         }
         Expected<void> operator()(const SetSrcValidMark& op) {

@@ -96,7 +96,7 @@ class FakeKernel : public Kernel {
     std::map<std::string, FlowCounts> flow_counters;
     std::vector<Firewall> others_firewalls;
     std::vector<OpenSocket> open_sockets;     ///< a test's to fill; EndSocket takes them away
-    std::vector<Connection> open_connections; ///< likewise; DropConnection
+    std::vector<Connection> open_connections; ///< likewise; DropConnection, AddConnections
 
     /// Called before each apply; an error it returns is the kernel's answer. For fault tests.
     std::function<std::optional<Error>(const Operation&)> refuse;

@@ -708,10 +708,10 @@ E""", "vpn")
         """The address that the internet host sees, or why there is none."""
         return self.probe(protocol, (MEMBER_ECHO if member else ECHO)[family], member=member, uid=uid, check=False)
 
-    def flow(self, mode="hold", protocol="tcp", family=4, member=True):
+    def flow(self, mode="hold", protocol="tcp", family=4, member=True, uid=None):
         """A socket that stays open: Flow.ask() for "hold", Flow.finish() for "stream"."""
         command = [PYTHON, self.directory / "probe.py", mode, protocol, (MEMBER_ECHO if member else ECHO)[family]]
-        return Flow(self.spawn(*(self.novpn_command("run", "--", *command) if member else command)))
+        return Flow(self.spawn(*(self.novpn_command("run", "--", *command) if member else command), uid=uid))
 
     def member(self, class_name="novpn", cgroup=None, member=True):
         """A process with sockets to call for: in a class, in a cgroup, or an ordinary one (member=False)."""

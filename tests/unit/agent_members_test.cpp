@@ -31,9 +31,47 @@ TEST_F(AgentTest, OffEndsTheSocketsOfTheClassOnly) {
     EXPECT_FALSE(agent.is_steered("novpn"));
     EXPECT_TRUE(kernel.observe({})->nft.members.empty()) << "new sockets are not marked";
     EXPECT_TRUE(kernel.observe({})->nft.present) << "what is left of old flows is dropped and counted";
-    EXPECT_EQ(pass().operations, 0u);
     ASSERT_TRUE(agent.set_enabled("novpn", true, std::nullopt));
     EXPECT_TRUE(agent.is_steered("novpn"));
+}
+
+/// An agent whose class is off.
+class AgentThatIsOff : public AgentTest {
+  protected:
+    AgentThatIsOff() {
+        EXPECT_TRUE(agent.start());
+        kernel.open_connections = {{.ip_protocol = IPPROTO_UDP, .mark = Config{}.classes.front().mark.value | 1}};
+        EXPECT_TRUE(agent.set_enabled("novpn", false, std::nullopt));
+    }
+    bool follows() { return kernel.observe({})->nft.follows; }
+    Pass pass_after(Clock::duration time) { return agent.reconcile("test", Clock::now() + time, Depth::usual); }
+};
+
+TEST_F(AgentThatIsOff, FollowsConnectionsAsLongAsOneIsLeft) {
+    EXPECT_TRUE(follows());
+    EXPECT_EQ(pass_after(std::chrono::seconds(1)).operations, 0u);
+    kernel.open_connections = {{.ip_protocol = IPPROTO_UDP, .mark = 1}};
+    EXPECT_EQ(pass_after(std::chrono::seconds(2)).operations, 0u) << "it has asked just now";
+    EXPECT_EQ(pass_after(std::chrono::seconds(12)).operations, 1u);
+    EXPECT_FALSE(follows());
+    EXPECT_TRUE(kernel.observe({})->nft.intact) << "the guard stands";
+    EXPECT_EQ(pass_after(std::chrono::seconds(30)).operations, 0u);
+}
+
+TEST_F(AgentThatIsOff, KnowsTheFlowsOfItsMembersWhenItIsOn) {
+    kernel.open_connections.clear();
+    EXPECT_EQ(pass_after(std::chrono::seconds(1)).operations, 1u);
+    kernel.open_sockets = {{.ip_protocol = IPPROTO_TCP,
+                            .local = ip("10.8.0.2"),
+                            .local_port = 4000,
+                            .remote = ip("203.0.113.10"),
+                            .remote_port = 443,
+                            .cgroup_id = *kernel.cgroup_ids("novpn-1/novpn").begin()}};
+    ASSERT_TRUE(agent.set_enabled("novpn", true, std::nullopt));
+    EXPECT_TRUE(follows());
+    ASSERT_EQ(kernel.open_connections.size(), 1u);
+    EXPECT_EQ(kernel.open_connections.front().source_port, 4000);
+    EXPECT_EQ(kernel.open_connections.front().mark, 0u) << "it keeps the path it began on";
 }
 
 namespace {

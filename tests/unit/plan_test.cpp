@@ -355,11 +355,17 @@ TEST(Diff, DeletesTheRouteThatTheKernelPrefersLast) {
 }
 
 TEST(IsDispensable, WithoutWhatTheRestOfAPlanIsStillDone) {
-    const Plan dispensable{EndSocket{},       DropConnection{},
-                           ForgetNeighbour{}, ProbeNeighbour{},
-                           PinBirthMark{},    AttachBirthMark{},
-                           PinRedirect{},     SetResolvers{},
-                           AttachRedirect{},  ReplaceRoute{{.destination = {ip("10.0.0.0"), 8}}}};
+    const Plan dispensable{EndSocket{},
+                           DropConnection{},
+                           AddConnections{{Connection{}}},
+                           ForgetNeighbour{},
+                           ProbeNeighbour{},
+                           PinBirthMark{},
+                           AttachBirthMark{},
+                           PinRedirect{},
+                           SetResolvers{},
+                           AttachRedirect{},
+                           ReplaceRoute{{.destination = {ip("10.0.0.0"), 8}}}};
     for (const Operation& operation : dispensable) EXPECT_TRUE(is_dispensable(operation)) << to_string(operation, {});
     const Plan needed{ReplaceRoute{{.destination = any_prefix(Family::ipv4)}}, AddRule{}, ReplaceNft{}, AddMember{}};
     for (const Operation& operation : needed) EXPECT_FALSE(is_dispensable(operation)) << to_string(operation, {});
@@ -375,6 +381,23 @@ TEST(OperationText, OfAFlowIsWhatOneWouldTypeToEndIt) {
                                 .destination_port = 443,
                                 .translated = ip("192.168.10.50")};
     EXPECT_EQ(to_string(DropConnection{connection}, {}), "conntrack -D " + to_string(connection));
+}
+
+TEST(OperationText, OfFlowsFromBeforeNamesTheFirst) {
+    Connection connection{.ip_protocol = 6,
+                          .source = ip("10.8.0.2"),
+                          .source_port = 40000,
+                          .destination = ip("203.0.113.1"),
+                          .destination_port = 443,
+                          .translated = ip("10.8.0.2")};
+    const std::string text = "conntrack -I " + to_string(connection);
+    EXPECT_EQ(to_string(AddConnections{{connection}}, {}),
+              text + " --state ESTABLISHED -u ASSURED,SEEN_REPLY -t 432000");
+    EXPECT_EQ(to_string(AddConnections{{connection, connection, connection}}, {}),
+              text + " --state ESTABLISHED -u ASSURED,SEEN_REPLY -t 432000 # and 2 more");
+    connection.ip_protocol = 17;
+    EXPECT_EQ(to_string(AddConnections{{connection}}, {}),
+              "conntrack -I " + to_string(connection) + " -u ASSURED,SEEN_REPLY -t 120");
 }
 
 TEST(Conflicts, NameACgroupWithTheSameClassid) {

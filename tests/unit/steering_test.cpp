@@ -72,6 +72,9 @@ TEST(StructureOf, DiffersForEachStructuralField) {
         structure_with([](ClassMarking& c) { c.cgroups.insert("a/b/c"); }), // another level: another map
     };
     EXPECT_EQ(all.size(), 9U);
+    NftTable idle = one_class();
+    idle.idle = true;
+    EXPECT_FALSE(all.contains(structure_of(idle)));
 }
 
 TEST(StructureOf, DiffersForTheOrderOfClasses) {
