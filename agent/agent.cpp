@@ -294,7 +294,7 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
         return pass;
     }
     observed->hints = std::exchange(hints_, {});
-    observed->flows_gone = flows_are_gone(*observed, since);
+    observed->flows_gone = ask_whether_flows_are_gone(*observed, since);
     Desired desired = decide_at_site(*observed);
     gateways_.clear();
     for (const Neighbour& gateway : watched_gateways(observed->routes)) gateways_.insert(gateway.host);
@@ -321,8 +321,9 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
         }
     }
     // First, while their last packets still have their path.
-    for (const Plan& first : {flows_to_keep(*observed, desired), sockets_to_end(desired)})
-        plan.insert(plan.begin(), first.begin(), first.end());
+    Plan ends = sockets_to_end(desired);
+    plan.insert(plan.begin(), ends.begin(), ends.end());
+    keep_flows_from_before(plan, *observed, desired);
 
     const std::vector<std::string> decisions = report_decision(desired, cause);
     const bool contested =
@@ -362,6 +363,7 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
     if (applied.missed && setup_.wake_at) setup_.wake_at(Clock::now() + kAnotherTry);
     if (repair) ++repairs_;
     incomplete_ = pass.failure.has_value();
+    if (!incomplete_) follows_ = !desired.nft.idle;
     if (!incomplete_) attached_.clear();
     for (const auto& [_, marked] : desired.birth_marks)
         for (const std::string& path : marked.cgroups)

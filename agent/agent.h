@@ -174,8 +174,8 @@ class Agent : public Service {
     std::set<std::uint64_t> ids_that_leave(const ClassDecision& before, const Desired& after);
     void ask_sources(const Observed& observed, const Desired& desired, Clock::time_point now);
     Plan sockets_to_end(const Desired& after);
-    bool flows_are_gone(const Observed& observed, Clock::time_point now);
-    Plan flows_to_keep(const Observed& observed, const Desired& desired);
+    bool ask_whether_flows_are_gone(const Observed& observed, Clock::time_point now);
+    void keep_flows_from_before(Plan& plan, const Observed& observed, const Desired& desired);
     Plan flows_gone_stale(const Observed& observed, const Desired& desired, Clock::time_point now);
     std::optional<Clock::duration> limit_moves(const Observed& observed, Desired& desired, Clock::time_point now);
     std::vector<std::string> report_decision(const Desired& desired, std::string_view cause);
@@ -204,10 +204,10 @@ class Agent : public Service {
     std::set<address> addresses_;                       ///< as the last pass saw them
     std::set<Family> moved_; ///< where flows may have gone stale, and nobody has looked since
     std::optional<Clock::time_point> asked_for_flows_at_; ///< whether any is left of classes that are off
-    bool knows_older_flows_ = false;                      ///< conntrack does: those from before the table
-    std::optional<FlowsBegun> no_flows_since_;            ///< members had no flow open then
-    std::set<address> gone_;                              ///< addresses, and nobody has looked for their sockets since
-    std::optional<Clock::time_point> gone_at_;            ///< the first of them
+    bool follows_ = false; ///< the table, as a pass left it: the kernel knows every flow since, and those from before
+    std::optional<FlowsBegun> no_flows_since_; ///< members had no flow open then
+    std::set<address> gone_;                   ///< addresses, and nobody has looked for their sockets since
+    std::optional<Clock::time_point> gone_at_; ///< the first of them
     std::set<address> gateways_;
     std::optional<std::set<MacAddress>> gateway_macs_;
     std::optional<SiteConfig> entered_; ///< as it was then; the last that was known

@@ -154,34 +154,36 @@ Plan Agent::sockets_to_end(const Desired& after) {
     return plan;
 }
 
-/// Where no class is on: whether the kernel knows no flow of one any more. Until then those that it knows are held to
-/// their path, or by the guard.
-bool Agent::flows_are_gone(const Observed& observed, Clock::time_point now) {
+/// Where no class was on: whether the kernel knows no flow of one any more. Until then those that it knows are held to
+/// their path, or by the guard. Not asked twice in a while: each time the kernel walks all that it knows.
+bool Agent::ask_whether_flows_are_gone(const Observed& observed, Clock::time_point now) {
+    const auto is_on = [](const ClassConfig& c) { return c.enabled || c.on_leave == OnLeave::keep; };
     // Of a site that is not known yet a class may be on again in a moment.
-    if (!observed.nft.follows || !desired_ || !desired_->site.known || !is_all_off(*desired_)) return false;
-    // Everything that the kernel knows is dumped.
+    const bool is_off = desired_ ? desired_->site.known && is_all_off(*desired_)
+                                 : config_.sites.empty() && std::ranges::none_of(config_.classes, is_on);
+    if (!is_off || (observed.nft.present && !observed.nft.follows)) return false;
+    if (desired_ && desired_->nft.idle) return true; // somebody removed the table that knew of none
     if (asked_for_flows_at_ && now - *asked_for_flows_at_ < kAnotherLookForFlows) return false;
     asked_for_flows_at_ = now;
-    const auto connections = kernel_.connections();
-    const auto is_ours = [&](const Connection& c) { return has_mark_of_a_class(c.mark, config_); };
-    return connections && std::ranges::none_of(*connections, is_ours);
+    return std::ranges::all_of(config_.classes, [&](const ClassConfig& c) {
+        const auto of_class = kernel_.connections(c.mark);
+        return of_class && of_class->empty();
+    });
 }
 
-/// Once, before a table that begins to follow connections, or when a class first selects what may be older. Where
-/// somebody flushed the table, they are known still.
-Plan Agent::flows_to_keep(const Observed& observed, const Desired& desired) {
-    const bool was_idle = observed.nft.present && !observed.nft.follows;
-    if (observed.nft.follows && !desired_) knows_older_flows_ = true;
-    if (desired.nft.idle) knows_older_flows_ = false;
-    if (desired.nft.idle || knows_older_flows_ || (!was_idle && !selects_open_flows(config_))) return {};
-    knows_older_flows_ = true;
+/// Before a table that begins to follow connections. Where somebody removed one that did, they are known still.
+void Agent::keep_flows_from_before(Plan& plan, const Observed& observed, const Desired& desired) {
+    if (follows_ || observed.nft.follows || desired.nft.idle) return;
+    const auto begins =
+        std::ranges::find_if(plan, [](const Operation& op) { return std::holds_alternative<ReplaceNft>(op); });
+    if (begins == plan.end()) return;
     auto sockets = kernel_.sockets();
     if (!sockets) {
         spdlog::warn("looking for flows from before: {}", to_string(sockets.error()));
-        return {};
+        return;
     }
-    auto flows = flows_from_before(*sockets, config_);
-    return flows.empty() ? Plan{} : Plan{AddConnections{std::move(flows)}};
+    auto from_before = flows_from_before(std::move(*sockets), config_);
+    if (!from_before.empty()) plan.insert(begins, AddConnections{std::move(from_before)});
 }
 
 /// Once after each time that an address has gone or a class goes another way: as soon as there is a way out, and else a
@@ -221,7 +223,7 @@ Plan Agent::flows_gone_stale(const Observed& observed, const Desired& desired, C
     }
     OpenFlows flows{.sockets = std::move(*sockets), .connections = {}, .cgroups = {}, .gone = std::exchange(gone_, {})};
     gone_at_.reset();
-    if (auto connections = kernel_.connections())
+    if (auto connections = kernel_.connections(std::nullopt))
         flows.connections = std::move(*connections);
     else
         spdlog::warn("looking for stale connections: {}, ignoring", to_string(connections.error()));

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <compare>
 #include <fmt/format.h>
-#include <functional>
 #include <net/if_arp.h>
 #include <netinet/in.h>
 
@@ -338,28 +337,16 @@ std::vector<Prefix> outermost_destinations(const ClassConfig& c) {
     return outermost;
 }
 
-namespace {
-
-bool has_cgroups(const ClassConfig& c) {
-    return !c.apps.empty() || !c.units.empty() || !c.slices.empty() || !c.cgroups.empty();
-}
-
-/// Also as it is at a site that the laptop is not in: it may arrive.
-bool any_class(const Config& config, const std::function<bool(const ClassConfig&)>& is_so) {
-    const auto is_so_at = [&](const SiteConfig& site) {
-        return std::ranges::any_of(config.classes, [&](const ClassConfig& c) { return is_so(class_at(site, c)); });
+bool selects_cgroups(const Config& config) {
+    const auto selects_some = [](const ClassConfig& c) {
+        return !c.apps.empty() || !c.units.empty() || !c.slices.empty() || !c.cgroups.empty();
     };
-    return std::ranges::any_of(config.classes, is_so) || std::ranges::any_of(config.sites, is_so_at);
-}
-
-} // namespace
-
-bool selects_cgroups(const Config& config) { return any_class(config, has_cgroups); }
-
-bool selects_open_flows(const Config& config) {
-    return any_class(config, [](const ClassConfig& c) {
-        return has_cgroups(c) || !c.users.empty() || !c.destinations.empty() || c.classid;
-    });
+    // Also those of a site that the laptop is not in: the maps are there when it arrives.
+    const auto selects_at = [&](const SiteConfig& site) {
+        return std::ranges::any_of(config.classes,
+                                   [&](const ClassConfig& c) { return selects_some(class_at(site, c)); });
+    };
+    return std::ranges::any_of(config.classes, selects_some) || std::ranges::any_of(config.sites, selects_at);
 }
 
 std::map<std::string, MatchedCgroup> matched_cgroups(const Config& config, const SeenCgroups& seen,
@@ -415,8 +402,9 @@ Desired decide(const Observed& observed, const Config& asked, const Memory& memo
     if (selects_cgroups(config))
         for (unsigned level = 1; level <= kLevelsInAdvance; ++level) desired.nft.levels.insert(level);
     desired.nft.answers_early = observed.nft.early_filter;
-    desired.nft.idle = is_all_off(desired) && (!observed.nft.follows || observed.flows_gone);
-    if (desired.nft.idle) desired.nft.levels.clear();
+    const bool is_idle = observed.nft.present && !observed.nft.follows;
+    if (is_all_off(desired) && (is_idle || observed.flows_gone))
+        desired.nft = {.classes = std::move(desired.nft.classes), .levels = {}, .idle = true};
     return desired;
 }
 

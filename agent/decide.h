@@ -93,8 +93,6 @@ std::vector<Prefix> outermost_destinations(const ClassConfig& c);
 
 /// Whether a class selects cgroups that are not ours.
 bool selects_cgroups(const Config& config);
-/// Whether a class selects what runs and is connected already, at some site.
-bool selects_open_flows(const Config& config);
 /// Cgroups of others that are in a class, by the config or, with `class_slices`, by being its slice, whether or not
 /// that class is on; by path.
 std::map<std::string, MatchedCgroup> matched_cgroups(const Config& config, const SeenCgroups& seen,

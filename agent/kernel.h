@@ -30,8 +30,8 @@ class Kernel {
     virtual Expected<std::vector<Firewall>> firewalls() = 0;
     /// Open sockets of this network namespace.
     virtual Expected<std::vector<OpenSocket>> sockets() = 0;
-    /// What conntrack knows, of this network namespace.
-    virtual Expected<std::vector<Connection>> connections() = 0;
+    /// What conntrack knows, of this network namespace: all, or what has that ct mark.
+    virtual Expected<std::vector<Connection>> connections(const std::optional<Mark>& with) = 0;
     /// Ids of a cgroup and of all below it: members may make cgroups of their own. Empty when it does not exist.
     virtual std::set<std::uint64_t> cgroup_ids(const std::string& cgroup) = 0;
     /// Path of the cgroup that the process is in; none when it is gone.

@@ -257,10 +257,10 @@ Expected<Connections*> LinuxKernel::conntrack() {
     return &*conntrack_;
 }
 
-Expected<std::vector<Connection>> LinuxKernel::connections() {
+Expected<std::vector<Connection>> LinuxKernel::connections(const std::optional<Mark>& with) {
     auto known = conntrack();
     if (!known) return tl::make_unexpected(known.error());
-    return (*known)->all();
+    return (*known)->dump(with);
 }
 
 std::set<std::uint64_t> LinuxKernel::cgroup_ids(const std::string& cgroup) {
@@ -344,7 +344,7 @@ Expected<void> LinuxKernel::apply(const Operation& operation) {
         }
         Expected<void> operator()(const AddConnections& op) {
             auto known = kernel.conntrack();
-            return known ? (*known)->add(op.connections) : tl::make_unexpected(known.error());
+            return known ? (*known)->add(op.sockets) : tl::make_unexpected(known.error());
         }
         Expected<void> operator()(const SetSrcValidMark& op) {
             return kernel.routing_.set_src_valid_mark(op.link, op.on);

@@ -35,7 +35,7 @@ class LinuxKernel : public Kernel {
     /// Of others, by nft; those of iptables-legacy cannot be read.
     Expected<std::vector<ReversePathFilter>> reverse_path_filters();
     Expected<std::vector<OpenSocket>> sockets() override;
-    Expected<std::vector<Connection>> connections() override;
+    Expected<std::vector<Connection>> connections(const std::optional<Mark>& with) override;
     std::set<std::uint64_t> cgroup_ids(const std::string& cgroup) override;
     std::optional<std::string> cgroup_of(pid_t pid) override { return CgroupTree::of(pid); }
     Expected<void> place(const std::string& cgroup, pid_t pid) override { return cgroups_.move(cgroup, pid); }

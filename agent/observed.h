@@ -42,7 +42,7 @@ struct Observed {
     std::string others_problem;    ///< why some of those are not known; empty: all are
     std::set<uid_t> allowed_users; ///< of those with a manager, whose apps count
     bool class_slices = false;     ///< the classes' own slices count
-    bool flows_gone = false;       ///< no class was on, and the kernel knows no flow of one
+    bool flows_gone = false;       ///< no class is on yet, and the kernel knows no flow of one
 };
 
 /// What to look at.

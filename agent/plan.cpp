@@ -528,12 +528,8 @@ struct Printer {
     }
     std::string operator()(const DropConnection& op) const { return "conntrack -D " + novpn::to_string(op.connection); }
     std::string operator()(const AddConnections& op) const {
-        const Connection& first = op.connections.front();
-        std::string text =
-            fmt::format("conntrack -I {}{} -u ASSURED,SEEN_REPLY -t {}", novpn::to_string(first),
-                        first.ip_protocol == IPPROTO_TCP ? " --state ESTABLISHED" : "", lifetime(first).count());
-        if (op.connections.size() > 1) text += fmt::format(" # and {} more", op.connections.size() - 1);
-        return text;
+        const std::string first = text_of_adding(op.sockets.front());
+        return op.sockets.size() == 1 ? first : fmt::format("{} # and {} more", first, op.sockets.size() - 1);
     }
     std::string operator()(const SetSrcValidMark& op) const {
         std::string conf = "net.ipv4.conf." + names(op.link);

@@ -163,9 +163,10 @@ struct DropConnection {
     bool operator==(const DropConnection&) const = default;
 };
 
-/// Flows that are older than what follows connections, never none: known from now on, as those of no class.
+/// Flows that are older than what follows connections, of sockets that are connected; never none. Known from now on, as
+/// those of no class.
 struct AddConnections {
-    std::vector<Connection> connections;
+    std::vector<OpenSocket> sockets;
     bool operator==(const AddConnections&) const = default;
 };
 

@@ -150,25 +150,13 @@ Plan stale_flows(const OpenFlows& flows, const Observed& observed, const Desired
     return plan;
 }
 
-bool has_mark_of_a_class(std::uint32_t mark, const Config& config) {
-    return std::ranges::any_of(config.classes, [&](const ClassConfig& c) { return has_mark(mark, c.mark); });
-}
-
-std::vector<Connection> flows_from_before(const std::vector<OpenSocket>& sockets, const Config& config) {
-    std::vector<Connection> flows;
-    for (const OpenSocket& socket : sockets) {
-        // A question that nobody has answered begins a flow when it is asked again.
-        if (socket.connecting || !leaves_this_machine(socket) || has_mark_of_a_class(socket.mark, config)) continue;
-        flows.push_back({.ip_protocol = socket.ip_protocol,
-                         .source = socket.local,
-                         .source_port = socket.local_port,
-                         .destination = *socket.remote,
-                         .destination_port = socket.remote_port,
-                         .translated = socket.local,
-                         .id = 0,
-                         .tuple = {}});
-    }
-    return flows;
+std::vector<OpenSocket> flows_from_before(std::vector<OpenSocket> sockets, const Config& config) {
+    const auto is_known = [&](const OpenSocket& socket) {
+        const auto has_its_mark = [&](const ClassConfig& c) { return has_mark(socket.mark, c.mark); };
+        return !leaves_this_machine(socket) || std::ranges::any_of(config.classes, has_its_mark);
+    };
+    std::erase_if(sockets, is_known);
+    return sockets;
 }
 
 } // namespace novpn

@@ -46,11 +46,9 @@ bool has_flows_of_members(const OpenFlows& flows, const Desired& desired);
 /// are left alone, and so are sockets from before their process joined.
 Plan stale_flows(const OpenFlows& flows, const Observed& observed, const Desired& desired);
 
-bool has_mark_of_a_class(std::uint32_t mark, const Config& config);
-
-/// What the kernel does not know where nobody followed connections until now, but for flows that are steered by their
-/// socket's mark. A packet in one that a class selects would be taken for one amid a forgotten flow, and dropped, or by
-/// UDP begin a new one; who is selected may turn out only later.
-std::vector<Connection> flows_from_before(const std::vector<OpenSocket>& sockets, const Config& config);
+/// Whose flows the kernel does not know where nobody followed connections until now, but for those that are steered by
+/// their mark. A packet in one that a class selects, now or later, would be taken for one amid a forgotten flow and be
+/// dropped, or by UDP begin a new one.
+std::vector<OpenSocket> flows_from_before(std::vector<OpenSocket> sockets, const Config& config);
 
 } // namespace novpn

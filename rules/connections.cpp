@@ -105,7 +105,7 @@ void put_tuple(nlmsghdr& message, std::uint16_t type, const End& source, const E
     mnl_attr_nest_end(&message, tuple);
 }
 
-std::string protocol_name(std::uint8_t number) {
+std::string name_of_protocol(std::uint8_t number) {
     switch (number) {
     case IPPROTO_TCP: return "tcp";
     case IPPROTO_UDP: return "udp";
@@ -149,7 +149,7 @@ std::optional<Connection> to_connection(const nlmsghdr* message) {
 }
 
 std::string to_string(const Connection& connection) {
-    std::string text = fmt::format("-p {} -s {} -d {}", protocol_name(connection.ip_protocol),
+    std::string text = fmt::format("-p {} -s {} -d {}", name_of_protocol(connection.ip_protocol),
                                    connection.source.to_string(), connection.destination.to_string());
     if (connection.source_port)
         text += fmt::format(" --sport {} --dport {}", connection.source_port, connection.destination_port);
@@ -162,10 +162,14 @@ Expected<Connections> Connections::open() {
     return Connections(std::make_unique<Impl>(Impl{std::move(*socket)}));
 }
 
-Expected<std::vector<Connection>> Connections::all() {
-    const auto answer = impl_->socket.dump(
-        IPCTNL_MSG_CT_GET, [](nlmsghdr* message) { address_to_conntrack(message, IPCTNL_MSG_CT_GET, AF_UNSPEC); },
-        "reading connections");
+Expected<std::vector<Connection>> Connections::dump(const std::optional<Mark>& with) {
+    const auto fill = [&](nlmsghdr* message) {
+        address_to_conntrack(message, IPCTNL_MSG_CT_GET, AF_UNSPEC);
+        if (!with) return;
+        mnl_attr_put_u32(message, CTA_MARK, htonl(with->value));
+        mnl_attr_put_u32(message, CTA_MARK_MASK, htonl(with->mask));
+    };
+    const auto answer = impl_->socket.dump(IPCTNL_MSG_CT_GET, fill, "reading connections");
     if (!answer) return tl::make_unexpected(answer.error());
     std::vector<Connection> all;
     answer->for_each([&](const nlmsghdr* message) {
@@ -174,47 +178,75 @@ Expected<std::vector<Connection>> Connections::all() {
     return all;
 }
 
-std::chrono::seconds lifetime(const Connection& connection) {
-    using namespace std::chrono_literals;
-    return connection.ip_protocol == IPPROTO_TCP ? std::chrono::seconds(120h) : 120s;
-}
-
 namespace {
 
-Expected<void> add(nft::Socket& socket, const Connection& connection) {
+Connection as_connection(const OpenSocket& socket) {
+    return {.ip_protocol = socket.ip_protocol,
+            .source = socket.local,
+            .source_port = socket.local_port,
+            .destination = *socket.remote,
+            .destination_port = socket.remote_port,
+            .translated = socket.local};
+}
+
+/// What conntrack says of a flow that goes on like this one.
+struct Entry {
+    std::uint32_t seconds;    ///< without a packet; the next gives it what is set for the protocol
+    std::uint32_t status;     ///< IPS_*, each of them
+    std::uint8_t tcp_state;   ///< TCP_CONNTRACK_*
+    std::string_view options; ///< of conntrack(8)
+};
+
+Entry entry_of(const OpenSocket& socket) {
+    constexpr std::uint32_t kAnswered = IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED;
+    // As nf_conntrack_tcp_timeout_syn_sent, _established and nf_conntrack_udp_timeout_stream are by themselves.
+    if (socket.connecting) return {120, IPS_CONFIRMED, TCP_CONNTRACK_SYN_SENT, " --state SYN_SENT"};
+    if (socket.ip_protocol == IPPROTO_TCP)
+        return {432'000, kAnswered, TCP_CONNTRACK_ESTABLISHED, " --state ESTABLISHED -u ASSURED,SEEN_REPLY"};
+    return {120, kAnswered, 0, " -u ASSURED,SEEN_REPLY"};
+}
+
+void put_tcp_state(nlmsghdr& message, std::uint8_t state) {
+    // Without the flag what follows a window that nobody saw would be invalid.
+    constexpr nf_ct_tcp_flags kAnyWindow{IP_CT_TCP_FLAG_BE_LIBERAL, IP_CT_TCP_FLAG_BE_LIBERAL};
+    nlattr* info = mnl_attr_nest_start(&message, CTA_PROTOINFO);
+    nlattr* tcp = mnl_attr_nest_start(&message, CTA_PROTOINFO_TCP);
+    mnl_attr_put_u8(&message, CTA_PROTOINFO_TCP_STATE, state);
+    mnl_attr_put(&message, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, sizeof kAnyWindow, &kAnyWindow);
+    mnl_attr_put(&message, CTA_PROTOINFO_TCP_FLAGS_REPLY, sizeof kAnyWindow, &kAnyWindow);
+    mnl_attr_nest_end(&message, tcp);
+    mnl_attr_nest_end(&message, info);
+}
+
+Expected<void> add(nft::Socket& socket, const OpenSocket& added) {
+    const End local{added.local, added.local_port};
+    const End remote{*added.remote, added.remote_port};
+    const Entry entry = entry_of(added);
     const auto fill = [&](nlmsghdr* message) {
-        address_to_conntrack(message, IPCTNL_MSG_CT_NEW, connection.source.is_v4() ? AF_INET : AF_INET6);
-        message->nlmsg_flags |= NLM_F_CREATE | NLM_F_ACK;
-        put_tuple(*message, CTA_TUPLE_ORIG, {connection.source, connection.source_port},
-                  {connection.destination, connection.destination_port}, connection.ip_protocol);
-        put_tuple(*message, CTA_TUPLE_REPLY, {connection.destination, connection.destination_port},
-                  {connection.source, connection.source_port}, connection.ip_protocol);
-        constexpr std::uint32_t kStatus = IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED;
-        mnl_attr_put_u32(message, CTA_STATUS, htonl(kStatus));
-        mnl_attr_put_u32(message, CTA_TIMEOUT, htonl(static_cast<std::uint32_t>(lifetime(connection).count())));
-        if (connection.ip_protocol != IPPROTO_TCP) return;
-        // Without the flag what follows a window that nobody saw would be invalid.
-        constexpr nf_ct_tcp_flags kAnyWindow{IP_CT_TCP_FLAG_BE_LIBERAL, IP_CT_TCP_FLAG_BE_LIBERAL};
-        nlattr* info = mnl_attr_nest_start(message, CTA_PROTOINFO);
-        nlattr* tcp = mnl_attr_nest_start(message, CTA_PROTOINFO_TCP);
-        mnl_attr_put_u8(message, CTA_PROTOINFO_TCP_STATE, TCP_CONNTRACK_ESTABLISHED);
-        mnl_attr_put(message, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, sizeof kAnyWindow, &kAnyWindow);
-        mnl_attr_put(message, CTA_PROTOINFO_TCP_FLAGS_REPLY, sizeof kAnyWindow, &kAnyWindow);
-        mnl_attr_nest_end(message, tcp);
-        mnl_attr_nest_end(message, info);
+        address_to_conntrack(message, IPCTNL_MSG_CT_NEW, added.local.is_v4() ? AF_INET : AF_INET6);
+        message->nlmsg_flags |= NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK;
+        put_tuple(*message, CTA_TUPLE_ORIG, local, remote, added.ip_protocol);
+        put_tuple(*message, CTA_TUPLE_REPLY, remote, local, added.ip_protocol);
+        mnl_attr_put_u32(message, CTA_STATUS, htonl(entry.status));
+        mnl_attr_put_u32(message, CTA_TIMEOUT, htonl(entry.seconds));
+        if (added.ip_protocol == IPPROTO_TCP) put_tcp_state(*message, entry.tcp_state);
     };
-    const auto answer = socket.get(IPCTNL_MSG_CT_NEW, fill, "adding connection " + to_string(connection));
-    // One that another connection announced, as FTP's data is; it is known.
-    if (answer || answer.error().code == std::errc::device_or_resource_busy) return {};
+    const auto answer = socket.get(IPCTNL_MSG_CT_NEW, fill, "adding connection " + to_string(as_connection(added)));
+    if (answer || answer.error().code == std::errc::file_exists) return {};
     return tl::make_unexpected(answer.error());
 }
 
 } // namespace
 
-Expected<void> Connections::add(const std::vector<Connection>& connections) {
+std::string text_of_adding(const OpenSocket& socket) {
+    const Entry entry = entry_of(socket);
+    return fmt::format("conntrack -I {}{} -t {}", to_string(as_connection(socket)), entry.options, entry.seconds);
+}
+
+Expected<void> Connections::add(const std::vector<OpenSocket>& sockets) {
     Expected<void> all;
-    for (const Connection& connection : connections)
-        if (auto added = novpn::add(impl_->socket, connection); !added && all) all = added;
+    for (const OpenSocket& socket : sockets)
+        if (auto added = novpn::add(impl_->socket, socket); !added && all) all = added;
     return all;
 }
 

@@ -1,13 +1,13 @@
-// Connections as conntrack has them, and dropping one: ctnetlink (linux/netfilter/nfnetlink_conntrack.h, libmnl).
-// Synchronous; owns its socket; not thread-safe. Which of them are stale is decided elsewhere.
+// Connections as conntrack has them, adding and dropping one: ctnetlink (linux/netfilter/nfnetlink_conntrack.h,
+// libmnl). Synchronous; owns its socket; not thread-safe. Which of them are stale is decided elsewhere.
 #pragma once
 
-#include "netlink/error.h"
-#include "netlink/values.h"
+#include "netlink/sockets.h"
 
-#include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 struct nlmsghdr;
@@ -32,12 +32,10 @@ struct Connection {
 /// One answer of ctnetlink, header included; nothing when it is malformed or of another family than IPv4 and IPv6.
 std::optional<Connection> to_connection(const nlmsghdr* message);
 
+/// "conntrack -I -p tcp -s 10.8.0.2 -d 203.0.113.1 --sport 40112 --dport 443 --state ESTABLISHED -t 432000 -u ..."
+std::string text_of_adding(const OpenSocket& socket);
 /// "-p tcp -s 10.8.0.2 -d 203.0.113.1 --sport 40112 --dport 443", as conntrack(8) takes it.
 std::string to_string(const Connection& connection);
-
-/// What the kernel gives a flow of that protocol in which nothing happens (nf_conntrack_tcp_timeout_established,
-/// nf_conntrack_udp_timeout_stream), and from its next packet on gives it again.
-std::chrono::seconds lifetime(const Connection& connection);
 
 class Connections {
   public:
@@ -46,13 +44,12 @@ class Connections {
     Connections& operator=(Connections&&) noexcept;
     ~Connections();
 
-    /// conntrack -L, both families, of this network namespace. In no order.
+    /// conntrack -L, both families, of this network namespace, or what of it has that ct mark. In no order.
     /// invalid_argument: a kernel without CONFIG_NF_CT_NETLINK.
-    Expected<std::vector<Connection>> all();
-    /// conntrack -I of flows that both ends have spoken in, and of which nothing is translated, for lifetime(). Their
-    /// packets pass whatever TCP's window was before. One that is known already keeps its mark. Those behind one that
-    /// the kernel refuses are added too; the first error is told.
-    Expected<void> add(const std::vector<Connection>& connections);
+    Expected<std::vector<Connection>> dump(const std::optional<Mark>& with);
+    /// conntrack -I of the flows of sockets that are connected to another host, with no mark. One that is known already
+    /// stays as it is. Those behind one that the kernel refuses are added too; the first error is told.
+    Expected<void> add(const std::vector<OpenSocket>& sockets);
     /// conntrack -D of this one. One that is gone already is done.
     Expected<void> drop(const Connection& connection);
 

@@ -1,9 +1,11 @@
 """Whatever joins or leaves in mid-flow: no address of the tunnel on the uplink's wire, no address of the uplink in the tunnel."""
+import signal
 import unittest
 
 from labtest import ECHO, LabTest, MEMBER_ECHO, SITES, VPN_SEEN, the_lab
 from lab import wait_until
 
+USERS = "classes: {novpn: {users: [daemon]}}\n"
 KINDS = [(protocol, family) for protocol in ("tcp", "udp") for family in (4, 6)]
 
 
@@ -152,17 +154,44 @@ class FromBefore(LabTest):
         self.assert_same(new, {family: self.lab.site_address("a", family) for family in (4, 6)}, "new flows")
 
     def test_of_a_user(self):
-        self.start_agent("classes: {novpn: {users: [daemon]}}\n")
+        self.start_agent(USERS)
         self.assert_flows_go_on()
         log = self.agent.log.read_text()
         self.assertRegex(log, r"start: conntrack -I .*ASSURED,SEEN_REPLY -t \d+ # and \d+ more")
 
     def test_of_what_is_selected_later(self):
         self.start_agent("{}\n")
-        self.assertNotIn("conntrack -I", self.agent.log.read_text())
-        (self.lab.directory / "novpn.yaml").write_text("classes: {novpn: {users: [daemon]}}\n")
+        (self.lab.directory / "novpn.yaml").write_text(USERS)
         self.lab.novpn("reload")
         self.assert_flows_go_on()
+
+    def test_of_what_the_next_agent_selects(self):
+        self.start_agent("{}\n")
+        self.agent.stop(signal.SIGUSR1)
+        self.start_agent(USERS)
+        self.assertNotIn("conntrack -I", self.agent.log.read_text())  # The table was there.
+        self.assert_flows_go_on()
+
+    def test_one_that_is_answered_later(self):
+        """Its question is on its way when the agent starts, and it goes on as it began."""
+        self.lab.openvpn.send_signal(signal.SIGSTOP)
+        asking = self.lab.spawn(the_lab.PYTHON, self.lab.directory / "probe.py", "hold", "tcp", ECHO[4], uid=the_lab.DAEMON)
+        wait_until(lambda: ECHO[4] in self.lab.shell("ss -Htn state syn-sent"), what="a SYN")
+        self.start_agent(USERS)
+        self.lab.openvpn.send_signal(signal.SIGCONT)
+        flow = the_lab.Flow(asking)
+        self.assert_same((flow.seen, flow.ask()), (VPN_SEEN[4],) * 2, "what it is seen as")
+
+    def test_what_is_known_already_stays_as_it_is(self):
+        def entry():
+            return self.lab.shell(f"conntrack -L -p tcp --state CLOSE_WAIT -d {ECHO[4]} 2>/dev/null")
+
+        port = self.lab.shell(f"ss -Htn state established dst {ECHO[4]}").split()[2].rsplit(":", 1)[1]
+        self.lab.shell(f"conntrack -I -p tcp -s {self.lab.laptop_address(4, 'tun0')} -d {ECHO[4]} --sport {port} --dport 7000 "
+                       "--state CLOSE_WAIT -t 60")
+        self.assertTrue(entry())
+        self.start_agent(USERS)
+        self.assertTrue(entry())
 
 
 class Off(LabTest):
@@ -170,8 +199,10 @@ class Off(LabTest):
 
     def setUp(self):
         super().setUp()
-        self.start_agent("{}\n")
+        self.start_agent(self.config or "{}\n")
         self.vpn_up("def1-ipv6")
+
+    config = ""
 
     def follows(self):
         return "ct " in self.lab.shell("nft list table inet novpn")
@@ -217,17 +248,38 @@ class Off(LabTest):
             self.assert_same(member.ask(f"{protocol}{family}")["seen"], VPN_SEEN[family], f"the {protocol} flow, now that it is on")
         self.assert_members_seen_at("a")
 
+    def test_somebody_flushes_the_table(self):
+        """Of what it knew of, nothing gets away; of what knew of nothing, the same is put back."""
+        member = self.lab.member()
+        member.new("a", "udp")
+        self.assert_same(member.ask_to("a", MEMBER_ECHO[4])["seen"], SITES["a"].seen4, "the address that a member is seen as")
+        self.lab.novpn("off")
+        self.lab.shell("nft flush ruleset")
+        wait_until(lambda: "novpn" in self.lab.shell("nft list tables"), what="the table", detail=self.agent.explain)
+        self.assertTrue(self.follows(), "a flow of the class is left")
+        self.assertIn("error", member.ask_to("a", MEMBER_ECHO[4]))
+        self.turn_off()
+        self.lab.shell("nft flush ruleset")
+        wait_until(lambda: "novpn" in self.lab.shell("nft list tables"), what="the table", detail=self.agent.explain)
+        self.assertFalse(self.follows(), "no flow is left")
+        self.assert_nothing_leaked()
+
     def test_a_new_agent_adopts_it(self):
-        (self.lab.directory / "novpn.yaml").write_text("classes: {novpn: {enabled: false}}\n")
+        (self.lab.directory / "novpn.yaml").write_text(self.config + "classes: {novpn: {enabled: false}}\n")
         self.lab.novpn("reload")
         self.turn_off()
         table = self.lab.shell("nft -a list table inet novpn")
         self.agent.kill9()
-        self.start_agent("classes: {novpn: {enabled: false}}\n")
+        self.start_agent(self.config + "classes: {novpn: {enabled: false}}\n")
         self.assert_same(self.lab.shell("nft -a list table inet novpn"), table, "the table")
         self.lab.novpn("on")
         self.assert_members_seen_at("a")
         self.assert_nothing_leaked()
+
+
+class OffByNft(Off):
+    config = "marking: nft\n"
+
 
 
 if __name__ == "__main__":

@@ -553,7 +553,13 @@ Expected<void> FakeKernel::apply(const Operation& operation) {
             return {};
         }
         Expected<void> operator()(const AddConnections& op) {
-            std::ranges::copy(op.connections, std::back_inserter(kernel.open_connections));
+            for (const OpenSocket& s : op.sockets)
+                kernel.open_connections.push_back({.ip_protocol = s.ip_protocol,
+                                                   .source = s.local,
+                                                   .source_port = s.local_port,
+                                                   .destination = *s.remote,
+                                                   .destination_port = s.remote_port,
+                                                   .translated = s.local});
             return {};
         }
         Expected<void> operator()(const SetSrcValidMark& op) {
@@ -631,6 +637,12 @@ void FakeKernel::remove_other(const std::string& path) {
         processes_.erase(at->first);
         at = others_.erase(at);
     }
+}
+
+Expected<std::vector<Connection>> FakeKernel::connections(const std::optional<Mark>& with) {
+    std::vector<Connection> found = open_connections;
+    if (with) std::erase_if(found, [&](const Connection& c) { return (c.mark & with->mask) != with->value; });
+    return found;
 }
 
 std::set<std::uint64_t> FakeKernel::cgroup_ids(const std::string& cgroup) {

@@ -56,7 +56,7 @@ class FakeKernel : public Kernel {
     Expected<void> apply(const Operation& operation) override;
     Expected<Lookup> lookup(const address& destination, std::optional<Mark> mark) override;
     Expected<std::vector<OpenSocket>> sockets() override { return open_sockets; }
-    Expected<std::vector<Connection>> connections() override { return open_connections; }
+    Expected<std::vector<Connection>> connections(const std::optional<Mark>& with) override;
     std::optional<std::string> cgroup_of(pid_t pid) override;
     std::set<std::uint64_t> cgroup_ids(const std::string& cgroup) override;
     Expected<std::map<std::string, PacketCounts>> packets() override { return std::map<std::string, PacketCounts>{}; }

@@ -357,7 +357,7 @@ TEST(Diff, DeletesTheRouteThatTheKernelPrefersLast) {
 TEST(IsDispensable, WithoutWhatTheRestOfAPlanIsStillDone) {
     const Plan dispensable{EndSocket{},
                            DropConnection{},
-                           AddConnections{{Connection{}}},
+                           AddConnections{{{.remote = ip("203.0.113.1")}}},
                            ForgetNeighbour{},
                            ProbeNeighbour{},
                            PinBirthMark{},
@@ -384,20 +384,20 @@ TEST(OperationText, OfAFlowIsWhatOneWouldTypeToEndIt) {
 }
 
 TEST(OperationText, OfFlowsFromBeforeNamesTheFirst) {
-    Connection connection{.ip_protocol = 6,
-                          .source = ip("10.8.0.2"),
-                          .source_port = 40000,
-                          .destination = ip("203.0.113.1"),
-                          .destination_port = 443,
-                          .translated = ip("10.8.0.2")};
-    const std::string text = "conntrack -I " + to_string(connection);
-    EXPECT_EQ(to_string(AddConnections{{connection}}, {}),
-              text + " --state ESTABLISHED -u ASSURED,SEEN_REPLY -t 432000");
-    EXPECT_EQ(to_string(AddConnections{{connection, connection, connection}}, {}),
-              text + " --state ESTABLISHED -u ASSURED,SEEN_REPLY -t 432000 # and 2 more");
-    connection.ip_protocol = 17;
-    EXPECT_EQ(to_string(AddConnections{{connection}}, {}),
-              "conntrack -I " + to_string(connection) + " -u ASSURED,SEEN_REPLY -t 120");
+    OpenSocket socket{.ip_protocol = 6,
+                      .local = ip("10.8.0.2"),
+                      .local_port = 40000,
+                      .remote = ip("203.0.113.1"),
+                      .remote_port = 443};
+    const std::string tcp = "conntrack -I -p tcp -s 10.8.0.2 -d 203.0.113.1 --sport 40000 --dport 443 --state ";
+    EXPECT_EQ(to_string(AddConnections{{socket}}, {}), tcp + "ESTABLISHED -u ASSURED,SEEN_REPLY -t 432000");
+    EXPECT_EQ(to_string(AddConnections{{socket, socket, socket}}, {}),
+              tcp + "ESTABLISHED -u ASSURED,SEEN_REPLY -t 432000 # and 2 more");
+    socket.connecting = true;
+    EXPECT_EQ(to_string(AddConnections{{socket}}, {}), tcp + "SYN_SENT -t 120");
+    socket = {.ip_protocol = 17, .local = ip("::2"), .local_port = 1, .remote = ip("::3"), .remote_port = 2};
+    EXPECT_EQ(to_string(AddConnections{{socket}}, {}),
+              "conntrack -I -p udp -s ::2 -d ::3 --sport 1 --dport 2 -u ASSURED,SEEN_REPLY -t 120");
 }
 
 TEST(Conflicts, NameACgroupWithTheSameClassid) {
