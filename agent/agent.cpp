@@ -18,7 +18,7 @@ namespace {
 
 Scope scope_of(const Config& wanted, const std::string& cgroup_root, Depth depth) {
     const Config config = at_all_sites(wanted);
-    Scope scope{.strays = depth == Depth::everything};
+    Scope scope{.strays = depth == Depth::everything, .trusts_watches = depth <= Depth::news};
     // Wi-Fi that has no address yet is about to get one; another port without one may be of no use.
     scope.wifi = tells_by_wifi(config) || tells_by_lease(config);
     scope.bssids = tells_by_bssid(config);
@@ -166,7 +166,7 @@ Expected<Observed> Agent::look(Depth depth) {
     Expected<Observed> observed;
     const bool main_is_large = std::ssize(others_of_main_) > kLargeMain;
     const bool by_mirror = depth == Depth::flood || (depth == Depth::defaults && main_is_large);
-    if (auto quick = by_mirror ? look_at_defaults(scope(Depth::usual)) : std::nullopt)
+    if (auto quick = by_mirror ? look_at_defaults(scope(Depth::news)) : std::nullopt)
         observed = std::move(*quick);
     else
         observed = kernel_.observe(scope(depth));

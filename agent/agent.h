@@ -24,6 +24,7 @@ namespace novpn {
 enum class Depth {
     flood,     ///< as `defaults`, however large main was before; what a flood leaves there is looked at after it
     defaults,  ///< as usual, but that of a large main only its defaults have changed, by the mirror's account
+    news,      ///< as `usual`, but what is in files only where inotify has told of it, or some time ago
     usual,     ///< what the config's classes have to do with
     everything ///< and what another config or a crash may have left anywhere
 };

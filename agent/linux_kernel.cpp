@@ -59,6 +59,24 @@ namespace {
 /// Of each link, in a table: more than are copied to a class's table, so that the excess is known, and no million.
 constexpr std::size_t kMaxRoutesOfALink = kMaxCopiedRoutes + 1;
 
+/// What is in files and has no news is taken for what it was for this long.
+constexpr auto kFilesAreKnown = std::chrono::seconds(1);
+
+/// What a link that comes and goes leads to, and nothing of it is in files.
+bool is_of_netlink_alone(const Operation& operation) {
+    return std::visit(
+        []<typename T>(const T&) {
+            return std::is_same_v<T, ReplaceRoute> || std::is_same_v<T, DeleteRoute> || std::is_same_v<T, AddRule> ||
+                   std::is_same_v<T, DeleteRule> || std::is_same_v<T, AddLink> || std::is_same_v<T, RemoveLink>;
+        },
+        operation);
+}
+
+/// Its src_valid_mark says how members' replies are judged.
+bool has_setting(const Link& link, const Observed& observed) {
+    return link.up && !link.loopback && needs_src_valid_mark(link, observed);
+}
+
 /// Moves a dump to the end of what is known, or tells what went wrong with it.
 template<typename T>
 Expected<void> take(std::vector<T>& into, Expected<std::vector<T>> dump) {
@@ -132,6 +150,54 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
             observed.lookups.push_back(std::move(*lookup));
         }
     }
+    look_at_others(observed, scope);
+    if (auto done = look_at_files(observed, scope); !done) return tl::make_unexpected(done.error());
+    auto nft = nft_.observe();
+    if (!nft) return tl::make_unexpected(nft.error());
+    observed.nft = std::move(*nft);
+    if (scope.strays) legacy_may_filter_early_ = legacy_may_filter_early();
+    observed.nft.early_filter = observed.nft.early_filter || legacy_may_filter_early_;
+    return observed;
+}
+
+/// A sixth of a look's time: files are read again where they may be others than before.
+Expected<void> LinuxKernel::look_at_files(Observed& observed, const Scope& scope) {
+    if (is_known(scope)) {
+        observed.cgroups = files_->cgroups;
+        observed.birth_marks = files_->birth_marks;
+        observed.redirects = files_->redirects;
+        if (std::ranges::any_of(observed.links, [&](const Link& link) { return has_setting(link, observed); }))
+            (void)follow(observed);
+        return {};
+    }
+    files_.reset();
+    removal_watch_->look_begins();
+    const std::uint64_t heard = cgroup_watch_->heard();
+    const auto now = std::chrono::steady_clock::now();
+    if (auto done = read_files(observed, scope); !done) return done;
+    // What is watched from now on only may have changed since it was read.
+    if (follow(observed) && !scope.strays && !scope.net_cls)
+        files_ = {.cgroups = observed.cgroups,
+                  .birth_marks = observed.birth_marks,
+                  .redirects = observed.redirects,
+                  .asked = scope.cgroups,
+                  .attached = scope.attached,
+                  .heard = heard,
+                  .read_at = now};
+    return {};
+}
+
+/// News that is queued counts, as that is for the look after it. Of a program that somebody detaches no kernel tells:
+/// a look after a while finds it, as it would one that was detached right after the last.
+bool LinuxKernel::is_known(const Scope& scope) const {
+    if (!scope.trusts_watches || !files_ || scope.net_cls) return false;
+    if (scope.cgroups != files_->asked || scope.attached != files_->attached) return false;
+    if (std::chrono::steady_clock::now() - files_->read_at > kFilesAreKnown) return false;
+    const bool others_are = cgroup_watch_->heard() == files_->heard && cgroup_watch_->is_silent();
+    return (scope.attached.empty() || others_are) && removal_watch_->is_silent();
+}
+
+Expected<void> LinuxKernel::read_files(Observed& observed, const Scope& scope) const {
     std::vector<std::string> paths = scope.cgroups;
     if (!scope.cgroup_root.empty()) {
         const auto children = cgroups_.children(scope.cgroup_root);
@@ -142,12 +208,6 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
     for (const std::string& path : paths)
         if (auto id = cgroups_.id(path)) observed.cgroups[path] = *id;
     if (scope.net_cls || scope.strays) observed.net_cls = net_cls_.observe();
-    auto nft = nft_.observe();
-    if (!nft) return tl::make_unexpected(nft.error());
-    observed.nft = std::move(*nft);
-    if (scope.strays) legacy_may_filter_early_ = legacy_may_filter_early();
-    observed.nft.early_filter = observed.nft.early_filter || legacy_may_filter_early_;
-    look_at_others(observed, scope);
     if (birth_marks_.pinned()) {
         paths.insert(paths.end(), scope.attached.begin(), scope.attached.end());
         // Also to classes that are no more: what is unpinned while it is attached could not be detached any more.
@@ -160,25 +220,26 @@ Expected<Observed> LinuxKernel::observe(const Scope& scope) {
     auto redirects = redirects_.observe(paths);
     if (!redirects) return tl::make_unexpected(redirects.error());
     observed.redirects = std::move(*redirects);
-    follow(observed);
-    return observed;
+    return {};
 }
 
 /// What of ours is in files, of which no netlink tells: cgroups, class ids, pins, and how a strict rp_filter judges
 /// members' replies (rp_filter itself is told of).
-void LinuxKernel::follow(const Observed& observed) const {
+bool LinuxKernel::follow(const Observed& observed) const {
     std::set<std::string> directories{cgroups_.mount() + "/" + cgroup_root_};
     std::set<std::string> files{Sysctls::src_valid_mark_file("all")};
     for (const Link& link : observed.links)
-        if (link.up && !link.loopback && needs_src_valid_mark(link, observed))
+        if (has_setting(link, observed))
             files.insert(Sysctls::src_valid_mark_file(link.name));
-    if (!observed.birth_marks.directory.empty()) directories.insert(observed.birth_marks.directory);
+    // Its directory is there while anything is in it.
+    if (!observed.birth_marks.classes.empty() || !observed.redirects.classes.empty())
+        directories.insert(observed.birth_marks.directory);
     if (!observed.net_cls.mount.empty()) {
         directories.insert(observed.net_cls.mount + "/" + cgroup_root_);
         for (const auto& [path, _] : observed.net_cls.ours)
             files.insert(NetCls::classid_file(observed.net_cls.mount, path));
     }
-    removal_watch_->follow(directories, files);
+    return removal_watch_->follow(directories, files);
 }
 
 Expected<std::vector<Firewall>> LinuxKernel::firewalls() {
@@ -294,6 +355,7 @@ std::map<std::size_t, Error> LinuxKernel::apply_each(std::span<const Operation> 
 }
 
 Expected<void> LinuxKernel::apply(const Operation& operation) {
+    if (!is_of_netlink_alone(operation)) files_.reset();
     struct Apply {
         LinuxKernel& kernel;
         Expected<void> operator()(const ReplaceRoute& op) { return kernel.routing_.replace(op.route); }

@@ -16,6 +16,8 @@
 #include "rules/removal_watch.h"
 #include "rules/sysctl.h"
 
+#include <chrono>
+
 namespace novpn {
 
 class LinuxKernel : public Kernel {
@@ -62,7 +64,10 @@ class LinuxKernel : public Kernel {
                 BirthMarks birth_marks, Redirects redirects, CgroupWatch cgroup_watch, RemovalWatch removal_watch,
                 WifiSocket wifi, std::string cgroup_root);
     void look_at_others(Observed& observed, const Scope& scope) const;
-    void follow(const Observed& observed) const;
+    Expected<void> look_at_files(Observed& observed, const Scope& scope);
+    Expected<void> read_files(Observed& observed, const Scope& scope) const;
+    bool is_known(const Scope& scope) const;
+    bool follow(const Observed& observed) const;
     std::vector<std::string> tree_below(const std::string& cgroup) const;
     Expected<MemberElement> element(const std::string& class_name, const std::string& cgroup) const;
     Expected<SocketDiag*> socket_diag();
@@ -84,6 +89,17 @@ class LinuxKernel : public Kernel {
     bool legacy_may_filter_early_ = false;  ///< as of the last look at everything
     std::optional<SocketDiag> socket_diag_; ///< these two are opened when they are first needed
     std::optional<Connections> conntrack_;
+    /// What a look saw in files, where all of it is watched.
+    struct Files {
+        std::map<std::string, std::uint64_t> cgroups;
+        ObservedBirthMarks birth_marks;
+        ObservedRedirects redirects;
+        std::vector<std::string> asked; ///< of which cgroups
+        std::set<std::string> attached; ///< and of which of others, by the watch of these
+        std::uint64_t heard = 0;
+        std::chrono::steady_clock::time_point read_at;
+    };
+    std::optional<Files> files_;
 };
 
 } // namespace novpn

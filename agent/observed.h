@@ -60,6 +60,7 @@ struct Scope {
     std::set<std::string> attached;   ///< cgroups of others that a class's BPF program may be on
     bool wifi = false;                ///< which networks Wi-Fi is in
     bool bssids = false;              ///< and by which access point
+    bool trusts_watches = false;      ///< what is in files may be as it was a moment ago, where no news is of it
     bool place_gateways = false;      ///< link-layer addresses of gateways,
     std::vector<Neighbour> gateways;  ///< and of these, which no route may name any more
 };

@@ -304,7 +304,7 @@ void Watch::look_when_quiet(std::string_view cause, Clock::time_point now) {
         first_news_ = now;
     }
     // An audit that waits for its turn does not hold up what is not answered yet.
-    if (is_first || (depth_of_audit() == Depth::usual && audit_.expiry() > now + kAuditQuiet))
+    if (is_first || (depth_of_audit() == Depth::news && audit_.expiry() > now + kAuditQuiet))
         audit_at(now + kAuditQuiet);
 }
 
@@ -321,16 +321,16 @@ void Watch::audit() {
     const auto due = std::min(last_news_ + kAuditQuiet, first_news_ + kAuditMax);
     if (due > now) return audit_at(due);
     // While one gateway follows another, each of them is answered; to tell of them all takes a look for many.
-    if (const auto wait = depth_of_audit() != Depth::usual ? audits_left_.take(now) : std::nullopt)
+    if (const auto wait = depth_of_audit() != Depth::news ? audits_left_.take(now) : std::nullopt)
         return audit_at(now + *wait);
     look(news_, first_news_, depth_of_audit());
 }
 
 /// The least that shows all that there has been news about.
 Depth Watch::depth_of_audit() const {
-    if (other_news_) return Depth::usual;
+    if (other_news_) return Depth::news;
     if (flooded_) return Depth::flood;
-    return by_gateway_ ? Depth::usual : Depth::defaults;
+    return by_gateway_ ? Depth::news : Depth::defaults;
 }
 
 void Watch::look_later(Clock::time_point when, std::string_view cause, Clock::time_point since) {
@@ -356,7 +356,7 @@ void Watch::schedule_resync() {
         if (error) return;
         agent_.forget_refused_users();
         if (kernel_.cgroup_watch().is_watching()) kernel_.cgroup_watch().scan();
-        look("resync", Clock::now());
+        look("resync", Clock::now(), Depth::usual);
         schedule_resync();
     });
 }

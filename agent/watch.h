@@ -59,7 +59,7 @@ class Watch {
     boost::asio::awaitable<void> watch_clock();
     boost::asio::awaitable<void> watch_signals(std::function<void()> on_term, std::function<void()> on_leave);
     RouteMonitor::Drained drain_routes(const RouteMonitor::OnDefault& on_default = {});
-    void look(std::string_view cause, Clock::time_point since, Depth depth = Depth::usual);
+    void look(std::string_view cause, Clock::time_point since, Depth depth = Depth::news);
     void narrow_down();
     void widen();
     void set_filter(bool narrow);

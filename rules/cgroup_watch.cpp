@@ -5,6 +5,7 @@
 #include <array>
 #include <cerrno>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <utility>
@@ -31,7 +32,8 @@ CgroupWatch::CgroupWatch(CgroupWatch&& other) noexcept
     , seen_(std::move(other.seen_))
     , path_of_(std::move(other.path_of_))
     , watch_of_(std::move(other.watch_of_))
-    , problem_(std::move(other.problem_)) {}
+    , problem_(std::move(other.problem_))
+    , heard_(other.heard_) {}
 
 CgroupWatch::~CgroupWatch() {
     if (fd_ >= 0) close(fd_);
@@ -39,6 +41,7 @@ CgroupWatch::~CgroupWatch() {
 
 void CgroupWatch::scan() {
     stop();
+    ++heard_;
     enter({});
 }
 
@@ -113,6 +116,7 @@ bool CgroupWatch::drain() {
         const ssize_t size = read(fd_, buffer.data(), buffer.size());
         if (size < 0 && errno == EINTR) continue;
         if (size <= 0) break;
+        ++heard_;
         for (ssize_t offset = 0; offset < size;) {
             const auto* event = reinterpret_cast<const inotify_event*>(buffer.data() + offset);
             offset += static_cast<ssize_t>(sizeof *event + event->len);
@@ -133,6 +137,11 @@ bool CgroupWatch::drain() {
     }
     if (overrun) scan();
     return changed || overrun;
+}
+
+bool CgroupWatch::is_silent() const {
+    int queued = 0;
+    return ioctl(fd_, FIONREAD, &queued) == 0 && queued == 0;
 }
 
 } // namespace novpn

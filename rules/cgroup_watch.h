@@ -6,6 +6,7 @@
 #include "netlink/error.h"
 #include "rules/membership.h"
 
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
@@ -29,6 +30,9 @@ class CgroupWatch {
     bool is_watching() const { return !path_of_.empty(); }
     /// Reads what is queued, never blocks. True when a cgroup has come, gone or changed its owner.
     bool drain();
+    /// Counts what was read: the same number and is_silent() say that nothing has come or gone in between.
+    std::uint64_t heard() const { return heard_; }
+    bool is_silent() const;
 
     const SeenCgroups& seen() const { return seen_; }
     /// Why some cgroups are not watched, and the mend; the last scan met it.
@@ -49,6 +53,7 @@ class CgroupWatch {
     std::map<int, std::string> path_of_; ///< by watch
     std::map<std::string, int> watch_of_;
     std::optional<Error> problem_;
+    std::uint64_t heard_ = 0;
 };
 
 } // namespace novpn

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 #include <utility>
 
@@ -23,23 +24,33 @@ Expected<RemovalWatch> RemovalWatch::open() {
 
 RemovalWatch::RemovalWatch(RemovalWatch&& other) noexcept
     : fd_(std::exchange(other.fd_, -1))
-    , watches_(std::move(other.watches_)) {}
+    , watches_(std::move(other.watches_))
+    , heard_(other.heard_) {}
 
 RemovalWatch::~RemovalWatch() {
     if (fd_ >= 0) close(fd_);
 }
 
-void RemovalWatch::follow(const std::set<std::string>& directories, const std::set<std::string>& files) {
+bool RemovalWatch::follow(const std::set<std::string>& directories, const std::set<std::string>& files) {
     std::set<int> now;
+    bool are_all = true;
     // The kernel gives what is watched already the number that it has. ENOSPC and the like: the resync finds it out.
     const auto add = [&](const std::string& path, std::uint32_t events) {
-        if (const int watch = inotify_add_watch(fd_, path.c_str(), events); watch >= 0) now.insert(watch);
+        const int watch = inotify_add_watch(fd_, path.c_str(), events);
+        if (watch >= 0) now.insert(watch);
+        return watches_.contains(watch);
     };
-    for (const std::string& directory : directories) add(directory, kOfDirectories);
-    for (const std::string& file : files) add(file, kOfFiles);
+    for (const std::string& directory : directories) are_all = add(directory, kOfDirectories) && are_all;
+    for (const std::string& file : files) (void)add(file, kOfFiles);
     for (const int watch : watches_)
         if (!now.contains(watch)) (void)inotify_rm_watch(fd_, watch);
     watches_ = std::move(now);
+    return are_all;
+}
+
+bool RemovalWatch::is_silent() const {
+    int queued = 0;
+    return !heard_ && ioctl(fd_, FIONREAD, &queued) == 0 && queued == 0;
 }
 
 bool RemovalWatch::drain() {
@@ -49,6 +60,7 @@ bool RemovalWatch::drain() {
         const ssize_t size = read(fd_, buffer.data(), buffer.size());
         if (size < 0 && errno == EINTR) continue;
         if (size <= 0) return changed;
+        heard_ = true;
         for (ssize_t offset = 0; offset < size;) {
             const auto* event = reinterpret_cast<const inotify_event*>(buffer.data() + offset);
             offset += static_cast<ssize_t>(sizeof *event + event->len);

@@ -18,9 +18,13 @@ class RemovalWatch {
     ~RemovalWatch();
 
     int fd() const { return fd_; }
+    /// A look begins: what it sees is no news for is_silent().
+    void look_begins() { heard_ = false; }
     /// These are watched from now on, and nothing else; what is not there is left out. A directory that was made again
-    /// is another one: call it after each look.
-    void follow(const std::set<std::string>& directories, const std::set<std::string>& files);
+    /// is another one: call it after each look. True where all directories were watched before.
+    bool follow(const std::set<std::string>& directories, const std::set<std::string>& files);
+    /// Nothing was told since the last look began, nor is queued.
+    bool is_silent() const;
     /// Reads what is queued, never blocks. True when something went or was written, also after an overrun; also by
     /// ourselves, which costs a look that finds nothing.
     bool drain();
@@ -31,6 +35,7 @@ class RemovalWatch {
 
     int fd_ = -1;
     std::set<int> watches_;
+    bool heard_ = true; ///< since the last look began
 };
 
 } // namespace novpn
