@@ -107,6 +107,9 @@ class Agent : public Service {
     /// By what link-layer addresses those are known; null: no site is told by them.
     const std::set<MacAddress>* gateway_macs() const { return gateway_macs_ ? &*gateway_macs_ : nullptr; }
 
+    /// As the last pass saw them; none where sites are told by links.
+    const IdleLinks& idle_links() const { return idle_links_; }
+
     boost::json::object status(const Caller& caller) override;
     Expected<std::vector<std::string>> plan() override;
     bool has_class(const std::string& name) const override;
@@ -220,6 +223,7 @@ class Agent : public Service {
     std::optional<BeforeReload> before_reload_;
     std::map<uid_t, std::optional<bool>> users_; ///< with a manager: whether their apps are matched, once that is known
     std::vector<std::string> taken_in_;          ///< operations ahead of the next pass, as their text
+    IdleLinks idle_links_;
     Losses losses_;                              ///< that the next pass puts back
     Mirror mirror_;
     std::vector<Route> others_of_main_;                    ///< than its defaults, as of the last look at it

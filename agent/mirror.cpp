@@ -166,6 +166,20 @@ std::optional<Uplink> way_out(const std::string& only, const Mirror& mirror, Fam
 
 } // namespace
 
+IdleLinks idle_links(const Observed& observed, const Config& config) {
+    IdleLinks idle;
+    if (!config.sites.empty()) return idle;
+    for (const Link& link : observed.links)
+        if (!link.loopback && link.hardware != ARPHRD_PPP && !may_be_tunnel(link, config.tunnels.links))
+            idle.emplace(link.index, link);
+    const auto leads_nowhere = [](const address& a) { return a.is_v6() && a.to_v6().is_link_local(); };
+    for (const Address& a : observed.addresses)
+        if (!leads_nowhere(a.local)) idle.erase(a.link);
+    for (const Route& route : observed.routes)
+        if (is_default(route) || !leads_nowhere(route.destination.network)) idle.erase(route.link);
+    return idle;
+}
+
 bool agrees(const Mirror& mirror, const Observed& observed) {
     const auto& defaults = mirror.observed().routes;
     const auto is_default_of_main = [](const Lookup& lookup) {

@@ -61,6 +61,10 @@ class Mirror {
     bool trusted_ = false;
 };
 
+/// With no other address than IPv6's link-local ones, nor another route than to these: whatever becomes of such a link,
+/// no class's way out does. Tunnels have lookups of their own, and are none; where there are sites no link is.
+IdleLinks idle_links(const Observed& observed, const Config& config);
+
 /// Whether the kernel's lookups name no default of main that the mirror has not, and each link's that it has.
 bool agrees(const Mirror& mirror, const Observed& observed);
 

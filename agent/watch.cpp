@@ -168,12 +168,13 @@ void Watch::read_routes() {
 }
 
 RouteMonitor::Drained Watch::drain_routes(const RouteMonitor::OnDefault& on_default) {
-    auto drained = routes_.drain(kernel_.routing().port(), agent_.gateways(), agent_.gateway_macs(), on_default);
+    auto drained = routes_.drain(kernel_.routing().port(), agent_.gateways(), agent_.gateway_macs(), on_default,
+                                 agent_.idle_links());
     if (!drained.cause.empty()) agent_.doubt_mirror();
     agent_.heard_of_losses(std::move(drained.losses));
     by_gateway_ += drained.by_gateway;
     if (by_gateway_ >= RouteMonitor::kFlood) narrow_down();
-    other_news_ = other_news_ || !drained.cause.empty() || drained.other_routes > drained.by_gateway;
+    other_news_ = other_news_ || !drained.cause.empty() || drained.others > drained.by_gateway;
     return drained;
 }
 

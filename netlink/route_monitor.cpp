@@ -107,13 +107,35 @@ std::string_view cause_of_gateway(const nlmsghdr& message, const std::set<addres
     return neighbour->state == NeighbourState::reachable ? "gateway answers" : std::string_view{};
 }
 
+/// Still that link, whether or not it is up; or an address of it that leads nowhere.
+bool is_of_idle_link(const nlmsghdr& message, const IdleLinks& idle) {
+    if (idle.empty()) return false;
+    const std::span bytes(reinterpret_cast<const std::byte*>(&message), message.nlmsg_len);
+    if (const auto* a = header_of<ifaddrmsg>(bytes, {RTM_NEWADDR, RTM_DELADDR}))
+        return a->ifa_family == AF_INET6 && a->ifa_scope == RT_SCOPE_LINK && idle.contains(IfIndex{a->ifa_index});
+    const auto* info = header_of<ifinfomsg>(bytes, {RTM_NEWLINK});
+    if (!info || (info->ifi_family != AF_UNSPEC && info->ifi_family != AF_BRIDGE)) return false;
+    const auto known = idle.find(IfIndex{static_cast<std::uint32_t>(info->ifi_index)});
+    if (known == idle.end() || known->second.hardware != info->ifi_type) return false;
+    const auto find = [&](int type) { return nlmsg_find_attr(const_cast<nlmsghdr*>(&message), sizeof *info, type); };
+    const nlattr* name = find(IFLA_IFNAME);
+    const nlattr* master = find(IFLA_MASTER);
+    if (!name || nla_strcmp(name, known->second.name.c_str()) != 0) return false;
+    return (master ? std::optional(IfIndex{nla_get_u32(master)}) : std::nullopt) == known->second.master;
+}
+
 } // namespace
 
 void RouteMonitor::take(Drained& drained, const nlmsghdr& message, const std::set<address>& gateways,
-                        const std::set<MacAddress>* macs, const OnDefault& on_default) {
+                        const std::set<MacAddress>* macs, const OnDefault& on_default, const IdleLinks& idle) {
     const bool added = message.nlmsg_type == RTM_NEWROUTE;
     if (!added && message.nlmsg_type != RTM_DELROUTE) {
         add_losses(drained.losses, message);
+        if (is_of_idle_link(message, idle)) {
+            ++drained.others;
+            if (drained.later.empty()) drained.later = cause_of(message);
+            return;
+        }
         if (!drained.cause.empty()) return;
         drained.cause =
             message.nlmsg_type == RTM_NEWNEIGH ? cause_of_gateway(message, gateways, macs) : cause_of(message);
@@ -132,7 +154,7 @@ void RouteMonitor::take(Drained& drained, const nlmsghdr& message, const std::se
     } else if (is_default) {
         can_wait = false;
     } else if (can_wait) {
-        ++drained.other_routes;
+        ++drained.others;
         if (is_by_gateway(message, route)) ++drained.by_gateway;
     }
     std::string_view& kind = can_wait ? drained.later : drained.cause;
@@ -140,7 +162,8 @@ void RouteMonitor::take(Drained& drained, const nlmsghdr& message, const std::se
 }
 
 RouteMonitor::Drained RouteMonitor::drain(std::uint32_t own_port, const std::set<address>& gateways,
-                                          const std::set<MacAddress>* macs, const OnDefault& on_default) {
+                                          const std::set<MacAddress>* macs, const OnDefault& on_default,
+                                          const IdleLinks& idle) {
     Drained drained;
     for (;;) {
         ssize_t received = receive(socket_.get(), buffer_, MSG_DONTWAIT);
@@ -151,7 +174,7 @@ RouteMonitor::Drained RouteMonitor::drain(std::uint32_t own_port, const std::set
         }
         if (received <= 0) return drained;
         for_each_message({buffer_.data(), static_cast<std::size_t>(received)}, [&](const nlmsghdr& message) {
-            if (message.nlmsg_pid != own_port) take(drained, message, gateways, macs, on_default);
+            if (message.nlmsg_pid != own_port) take(drained, message, gateways, macs, on_default, idle);
         });
         drained.flooded = drained.by_gateway >= kFlood;
         if (drained.flooded) return drained;

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <map>
 #include <set>
 #include <span>
 #include <string_view>
@@ -31,6 +32,9 @@ struct Losses {
     std::set<std::pair<IfIndex, address>> addresses; ///< IPv4's
 };
 
+/// Links by which nothing leads out: that one goes up or down, or has a link-local IPv6 address, can wait to be seen.
+using IdleLinks = std::map<IfIndex, Link>;
+
 /// Notifications about links, addresses, routes, rules and gateways of both families, and rp_filter.
 class RouteMonitor {
   public:
@@ -46,7 +50,7 @@ class RouteMonitor {
         bool overrun = false;   ///< ENOBUFS: notifications were lost
         Losses losses;
         std::size_t by_gateway = 0;   ///< routes of main that a narrow filter leaves out
-        std::size_t other_routes = 0; ///< that are no defaults, and `later` is about, these among them
+        std::size_t others = 0;       ///< that `later` is about, these among them, and are no defaults
         bool flooded = false;         ///< by_gateway: more is queued, to be read with a narrow filter
     };
     /// Routes by a gateway that one drain reads at most.
@@ -56,14 +60,14 @@ class RouteMonitor {
     /// Reads what is queued; never blocks. Notifications about requests from `own_port` do not matter, nor do the
     /// routes of table local that come with every address, nor other neighbours than these gateways. `macs`: those that
     /// gateways are known by, where another one would matter; null: none does. A look for other routes of main than
-    /// defaults, which bring nobody's default down, can wait. Ends at kFlood of them.
+    /// defaults, which bring nobody's default down, can wait, and so can one for `idle` links. Ends at kFlood of those.
     Drained drain(std::uint32_t own_port, const std::set<address>& gateways, const std::set<MacAddress>* macs = nullptr,
-                  const OnDefault& on_default = {});
+                  const OnDefault& on_default = {}, const IdleLinks& idle = {});
 
   private:
     explicit RouteMonitor(NlSocket socket);
     void take(Drained& drained, const nlmsghdr& message, const std::set<address>& gateways,
-              const std::set<MacAddress>* macs, const OnDefault& on_default);
+              const std::set<MacAddress>* macs, const OnDefault& on_default, const IdleLinks& idle);
     NlSocket socket_;
     std::vector<std::byte> buffer_;
 };

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <unistd.h>
 
 namespace novpn::test {
 
@@ -108,6 +109,43 @@ TEST_F(RtnetlinkTest, TellsOfWhatTookRoutesAlongThoughItIsBack) {
     EXPECT_EQ(losses().addresses, gone);
     run("ip link del eth0");
     EXPECT_TRUE(losses().links_down.contains(eth0));
+}
+
+TEST_F(RtnetlinkTest, OfAnIdleLinkStatesCanWaitAndNothingElse) {
+    run("ip link add idle0 type veth peer name idle1; ip link add br0 type bridge; ip link set idle1 up");
+    const auto both_ends = [&] {
+        IdleLinks idle;
+        const std::vector<Link> links = ours->links().value();
+        for (const Link& link : links)
+            if (link.name.starts_with("idle")) idle.emplace(link.index, link);
+        return idle;
+    };
+    const auto settled = [&] {
+        // The kernel's workers take an IPv6 address into use, and tell of it.
+        while (std::ranges::any_of(ours->addresses().value(), &Address::tentative)) ::usleep(10'000);
+        ::usleep(50'000);
+        (void)monitor->drain(ours->port(), {});
+    };
+    const auto drained_after = [&](const std::string& command) {
+        settled();
+        const IdleLinks idle = both_ends();
+        run(command);
+        return monitor->drain(ours->port(), {}, nullptr, {}, idle);
+    };
+    const auto can_wait = [&](const std::string& command) {
+        const auto drained = drained_after(command);
+        return drained.cause.empty() && drained.later == "link changed" && drained.others > 0;
+    };
+    EXPECT_TRUE(can_wait("ip link set idle0 up"));
+    EXPECT_TRUE(can_wait("ip link set idle0 down")) << "with its link-local address";
+    EXPECT_EQ(drained_after("ip link set eth0 down; ip link set idle0 up").cause, "link changed") << "of the other";
+    EXPECT_EQ(drained_after("ip link set idle0 master br0").cause, "link changed");
+    EXPECT_TRUE(can_wait("ip link set idle0 down")) << "as a port";
+    EXPECT_EQ(drained_after("ip link set idle0 name idle2").cause, "link changed");
+    run("ip link set idle2 name idle0");
+    EXPECT_EQ(drained_after("ip addr add 10.1.0.1/24 dev idle0").cause, "address added");
+    EXPECT_EQ(drained_after("ip addr add 2001:db8:c::1/64 dev idle0 nodad").cause, "address added");
+    EXPECT_NE(drained_after("ip link del idle0").cause, "");
 }
 
 TEST_F(RtnetlinkTest, WritesManyRoutesAndGoesOnBehindTheRefused) {

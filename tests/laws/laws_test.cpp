@@ -1,6 +1,7 @@
 // What holds of every decision and plan, on thousands of random states a run. NOVPN_SEED=N replays the state of a seed
 // that a failure names, with NOVPN_STATES=N that many states from it.
 #include "agent/decide.h"
+#include "agent/mirror.h"
 #include "agent/plan.h"
 #include "tests/laws/laws.h"
 #include "tests/support/random_state.h"
@@ -476,6 +477,35 @@ std::string the_order_of_a_dump_does_not_matter(Case& c, std::uint32_t seed) {
     return {};
 }
 
+/// Goes down or up, and its link-local addresses with it, or comes by one.
+Observed with_another_state(Observed observed, const Link& link, std::uint32_t seed) {
+    Link& changed = *std::ranges::find(observed.links, link.index, &Link::index);
+    changed.up = !changed.up || seed % 2;
+    changed.carrier = !changed.carrier;
+    std::erase_if(observed.addresses, [&](const Address& a) { return a.link == link.index; });
+    std::erase_if(observed.routes, [&](const Route& route) { return route.link == link.index; });
+    if (seed % 3) observed.addresses.push_back({.link = link.index, .local = boost::asio::ip::make_address("fe80::77"), .prefix_length = 64});
+    return observed;
+}
+
+int idle_links_seen = 0;
+
+std::string idle_links_lead_nowhere(Case& c, std::uint32_t seed) {
+    for (const auto& [_, link] : idle_links(c.observed, c.state.config)) {
+        ++idle_links_seen;
+        Desired desired =
+            decide(with_another_state(c.observed, link, seed), c.state.config, c.state.memory, kRandomRoot);
+        Desired before = c.desired;
+        for (Desired* d : {&desired, &before}) { // what follows at leisure
+            std::erase_if(d->routes, [&](const Route& route) { return route.link == link.index; });
+            for (ClassMarking& marking : d->nft.classes) marking.links.erase(link.index);
+        }
+        if (desired.memory != before.memory) return "another memory by " + link.name;
+        if (desired != before) return "another decision by " + link.name;
+    }
+    return {};
+}
+
 std::string release_leaves_what_was_there_before(Case& c, std::uint32_t) {
     Foreign before = foreign_of(c.state);
     Observed found = *c.state.kernel.observe(c.state.everything);
@@ -502,7 +532,7 @@ std::optional<std::string> broken_law(RandomState state) {
     if (!made) return std::nullopt;
     for (auto law : {a_plan_applied_leaves_nothing_to_do, no_operation_names_what_is_not_ours,
                      every_prefix_keeps_members_out_of_tunnels, the_order_of_a_dump_does_not_matter,
-                     release_leaves_what_was_there_before}) {
+                     idle_links_lead_nowhere, release_leaves_what_was_there_before}) {
         Case c = *made;
         if (std::string wrong = law(c, 1); !wrong.empty()) return wrong + "\n" + to_text(c);
     }
@@ -524,6 +554,13 @@ TEST_F(Laws, NoOperationNamesWhatIsNotOurs) { for_many_states(no_operation_names
 TEST_F(Laws, EveryPrefixOfAPlanKeepsMembersOutOfTunnels) { for_many_states(every_prefix_keeps_members_out_of_tunnels); }
 
 TEST_F(Laws, TheOrderOfADumpDoesNotMatter) { for_many_states(the_order_of_a_dump_does_not_matter); }
+
+TEST_F(Laws, IdleLinksLeadNowhere) {
+    for_many_states(idle_links_lead_nowhere);
+    if (seeds().count > 1) {
+        EXPECT_GT(idle_links_seen, 0) << "of what there is none no law says anything";
+    }
+}
 
 TEST_F(Laws, ReleaseLeavesWhatWasThereBefore) { for_many_states(release_leaves_what_was_there_before); }
 
