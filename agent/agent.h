@@ -89,6 +89,8 @@ class Agent : public Service {
     /// Answers what was left unanswered of these, once all of it is heard of: what one of them says may be long over.
     /// True: the look that audits it can wait for a quiet moment.
     bool catch_up(const std::set<Family>& families, Clock::time_point since);
+    /// The pass that was asked for at that time has nothing to do any more, as another one did it or it is over.
+    bool is_overtaken(Clock::time_point asked) { return overtaken_.erase(asked) != 0; }
     /// The kernel's own deletions, since the last of these: what puts them back is no repair.
     void heard_of_losses(Losses losses);
     /// Main has more routes by a gateway than are copied: which of them come and go is of no use.
@@ -212,6 +214,7 @@ class Agent : public Service {
     std::optional<FlowsBegun> no_flows_since_; ///< members had no flow open then
     std::set<address> gone_;                   ///< addresses, and nobody has looked for their sockets since
     std::optional<Clock::time_point> gone_at_; ///< the first of them
+    std::set<Clock::time_point> overtaken_;
     std::set<address> gateways_;
     std::optional<std::set<MacAddress>> gateway_macs_;
     std::optional<SiteConfig> entered_; ///< as it was then; the last that was known

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <spdlog/spdlog.h>
+#include <utility>
 
 namespace novpn {
 
@@ -202,7 +203,7 @@ Plan Agent::flows_gone_stale(const Observed& observed, const Desired& desired, C
     const bool has_moved = std::erase_if(moved_, is_due) != 0;
     if (gone_.empty() || !config_.sockets.destroy_stale) {
         gone_.clear();
-        gone_at_.reset();
+        if (gone_at_) overtaken_.insert(*std::exchange(gone_at_, std::nullopt) + kAfterTheNews);
     } else if (!gone_at_) {
         gone_at_ = now;
         if (setup_.wake_at) setup_.wake_at(now + kAfterTheNews);
@@ -222,6 +223,7 @@ Plan Agent::flows_gone_stale(const Observed& observed, const Desired& desired, C
         return {};
     }
     OpenFlows flows{.sockets = std::move(*sockets), .connections = {}, .cgroups = {}, .gone = std::exchange(gone_, {})};
+    if (gone_at_ && !waits_no_longer) overtaken_.insert(*gone_at_ + kAfterTheNews);
     gone_at_.reset();
     if (auto connections = kernel_.connections(std::nullopt))
         flows.connections = std::move(*connections);

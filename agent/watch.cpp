@@ -346,8 +346,8 @@ void Watch::look_later(Clock::time_point when, std::string_view cause, Clock::ti
 void Watch::wake_at(Clock::time_point when) {
     // One timer a call: a class is switched by hand, a few at a time.
     auto timer = std::make_shared<boost::asio::steady_timer>(io_, when);
-    timer->async_wait([this, timer](const boost::system::error_code& error) {
-        if (!error) look("time is up", Clock::now());
+    timer->async_wait([this, timer, when](const boost::system::error_code& error) {
+        if (!error && !agent_.is_overtaken(when)) look("time is up", Clock::now());
     });
 }
 

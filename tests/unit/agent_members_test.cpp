@@ -275,6 +275,28 @@ TEST_F(AgentApps, StatusTellsAUserOfItsOwnOnlyAndCountsAll) {
     EXPECT_EQ(selectors(0).size(), 3u);
 }
 
+TEST_F(AgentTest, AddressesThatAreBackInAMomentNeedNoLookThen) {
+    std::vector<Clock::time_point> asked;
+    Agent moving(kernel, Config{},
+                 {.cgroup_root = "novpn-1", .wake_at = [&](Clock::time_point when) { asked.push_back(when); }});
+    ASSERT_TRUE(moving.start());
+    const auto now = Clock::now();
+    for (int flap = 0; flap < 2; ++flap) {
+        kernel.delete_address("wlan0", ip("192.168.10.50"));
+        moving.reconcile("address gone", now + std::chrono::milliseconds(flap), Depth::usual);
+        kernel.add_address("wlan0", ip("192.168.10.50"), 24);
+        moving.reconcile("address back", now + std::chrono::milliseconds(flap), Depth::usual);
+    }
+    kernel.delete_address("wlan0", ip("192.168.10.50"));
+    moving.reconcile("address gone", now + std::chrono::milliseconds(2), Depth::usual);
+    ASSERT_EQ(asked.size(), 3u);
+    EXPECT_TRUE(moving.is_overtaken(asked[0]));
+    EXPECT_TRUE(moving.is_overtaken(asked[1]));
+    EXPECT_FALSE(moving.is_overtaken(asked[2]));
+    moving.reconcile("time is up", asked[2], Depth::usual);
+    EXPECT_FALSE(moving.is_overtaken(asked[2])) << "it was of use";
+}
+
 TEST_F(AgentTest, EndsSocketsWhoseAddressHasGoneAMomentLaterWhereNoWayOutIsLeft) {
     std::optional<Clock::time_point> asked;
     Agent moving(kernel, Config{},
