@@ -185,8 +185,19 @@ bool Agent::is_at_the_same_site() const {
     return find_site(look_around(mirror_.observed(), config_, memory_), config_) == desired_->site;
 }
 
+/// What the mirror has of such a link may be long over.
+bool Agent::leads_by_idle_link(const RouteChange& change) const {
+    return std::ranges::any_of(change.hops, [&](const Route& hop) { return idle_links_.contains(hop.link); });
+}
+
+bool Agent::heard_of_default_late(const RouteChange& change) {
+    if (!leads_by_idle_link(change)) return mirror_.take_again(change);
+    mirror_.doubt();
+    return false;
+}
+
 Heard Agent::heard_of_default(const RouteChange& change, Clock::time_point since) {
-    if (released_ || incomplete_ || !mirror_.take(change)) return Heard::doubtful;
+    if (released_ || incomplete_ || leads_by_idle_link(change) || !mirror_.take(change)) return Heard::doubtful;
     if (!change.added || !config_.sites.empty() || !switches_.empty()) return Heard::unanswered;
     const Route& route = change.hops.front();
     const auto replies = mirror_.reply_to(route);

@@ -85,7 +85,7 @@ class Agent : public Service {
     /// changes have another when this returns, whatever was left unanswered of its family before.
     Heard heard_of_default(const RouteChange& change, Clock::time_point since);
     /// One that came during the last look, which may have seen it. False: doubtful.
-    bool heard_of_default_late(const RouteChange& change) { return mirror_.take_again(change); }
+    bool heard_of_default_late(const RouteChange& change);
     /// Answers what was left unanswered of these, once all of it is heard of: what one of them says may be long over.
     /// True: the look that audits it can wait for a quiet moment.
     bool catch_up(const std::set<Family>& families, Clock::time_point since);
@@ -159,6 +159,7 @@ class Agent : public Service {
     std::optional<Observed> look_at_defaults(Scope scope);
     bool answer_new_defaults(Family family, Clock::time_point since);
     bool replace_ahead(const Route& route, Clock::time_point since);
+    bool leads_by_idle_link(const RouteChange& change) const;
     void keep_others_of_main(const Observed& observed);
     void take_in(const std::map<std::string, MatchedCgroup>& matched, const SeenCgroups& seen, std::string_view cause);
     void ask_about_users(const std::set<uid_t>& managers);
@@ -227,7 +228,7 @@ class Agent : public Service {
     std::map<uid_t, std::optional<bool>> users_; ///< with a manager: whether their apps are matched, once that is known
     std::vector<std::string> taken_in_;          ///< operations ahead of the next pass, as their text
     IdleLinks idle_links_;
-    Losses losses_;                              ///< that the next pass puts back
+    Losses losses_; ///< that the next pass puts back
     Mirror mirror_;
     std::vector<Route> others_of_main_;                    ///< than its defaults, as of the last look at it
     bool crowded_ = false;                                 ///< as of the last pass

@@ -229,8 +229,7 @@ bool LinuxKernel::follow(const Observed& observed) const {
     std::set<std::string> directories{cgroups_.mount() + "/" + cgroup_root_};
     std::set<std::string> files{Sysctls::src_valid_mark_file("all")};
     for (const Link& link : observed.links)
-        if (has_setting(link, observed))
-            files.insert(Sysctls::src_valid_mark_file(link.name));
+        if (has_setting(link, observed)) files.insert(Sysctls::src_valid_mark_file(link.name));
     // Its directory is there while anything is in it.
     if (!observed.birth_marks.classes.empty() || !observed.redirects.classes.empty())
         directories.insert(observed.birth_marks.directory);
