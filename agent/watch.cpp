@@ -95,15 +95,21 @@ void Watch::follow(const Config& config) {
     set_filter(filter_.narrow || agent_.is_crowded());
 }
 
-void Watch::set_filter(bool narrow) {
+void Watch::set_filter(bool narrow, bool leaves_out_idle) {
     filter_.narrow = narrow;
+    filter_.idle.clear();
+    if (leaves_out_idle)
+        for (const auto& [link, _] : agent_.idle_links()) filter_.idle.push_back(link);
     // Without it there are more notifications than needed, no fewer.
     if (auto followed = routes_.follow(filter_); !followed) spdlog::warn("{}", to_string(followed.error()));
 }
 
-/// In a flood of routes by gateways nobody reads them: after it a look sees what they came to.
+/// In a flood of routes by gateways, or of links that lead nowhere, nobody reads them: after it a look sees what they
+/// came to.
 void Watch::narrow_down() {
-    if (!filter_.narrow) set_filter(true);
+    const bool narrow = filter_.narrow || by_gateway_ >= RouteMonitor::kFlood;
+    const bool leaves_out_idle = !filter_.idle.empty() || of_idle_ >= RouteMonitor::kFlood;
+    if (narrow != filter_.narrow || leaves_out_idle == filter_.idle.empty()) set_filter(narrow, leaves_out_idle);
     flooded_ = true;
     flood_.expires_after(kFloodPause);
     flood_.async_wait([this](const boost::system::error_code& error) {
@@ -114,11 +120,12 @@ void Watch::narrow_down() {
 /// Where the flood goes on, the filter is narrow again before the look.
 void Watch::widen() {
     set_filter(false);
+    of_idle_ = 0;
     flood_.expires_after(kFloodOver);
     flood_.async_wait([this](const boost::system::error_code& error) {
         if (error) return;
         flooded_ = false;
-        look("the flood of routes is over", Clock::now());
+        look("the flood is over", Clock::now());
     });
 }
 
@@ -173,7 +180,8 @@ RouteMonitor::Drained Watch::drain_routes(const RouteMonitor::OnDefault& on_defa
     if (!drained.cause.empty()) agent_.doubt_mirror();
     agent_.heard_of_losses(std::move(drained.losses));
     by_gateway_ += drained.by_gateway;
-    if (by_gateway_ >= RouteMonitor::kFlood) narrow_down();
+    of_idle_ += drained.idle;
+    if (std::max(by_gateway_, of_idle_) >= RouteMonitor::kFlood) narrow_down();
     other_news_ = other_news_ || !drained.cause.empty() || drained.others > drained.by_gateway;
     return drained;
 }
@@ -256,7 +264,7 @@ void Watch::look(std::string_view cause, Clock::time_point since, Depth depth) {
     while (drain_routes().flooded) {
     }
     depth = std::max(depth, depth_of_audit());
-    by_gateway_ = 0;
+    by_gateway_ = of_idle_ = 0;
     other_news_ = false;
     Pass pass = agent_.reconcile(cause, since, depth);
     const auto now = Clock::now();
@@ -270,6 +278,12 @@ void Watch::look(std::string_view cause, Clock::time_point since, Depth depth) {
         if (pass.wait) look_later(now + *pass.wait, "repair", now);
     }
     if (!flooded_ && filter_.narrow != agent_.is_crowded()) set_filter(agent_.is_crowded());
+    const auto is_idle = [&](IfIndex link) { return agent_.idle_links().contains(link); };
+    if (!std::ranges::all_of(filter_.idle, is_idle)) {
+        // One leads somewhere by now, and what became of it since was left out.
+        set_filter(filter_.narrow);
+        look_later(now, cause, now);
+    }
     looked();
 }
 

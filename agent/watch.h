@@ -62,7 +62,7 @@ class Watch {
     void look(std::string_view cause, Clock::time_point since, Depth depth = Depth::news);
     void narrow_down();
     void widen();
-    void set_filter(bool narrow);
+    void set_filter(bool narrow, bool leaves_out_idle = false);
     void look_when_quiet(std::string_view cause, Clock::time_point now);
     void looked();
     void audit();
@@ -95,6 +95,7 @@ class Watch {
     RouteFilter filter_;              ///< in force
     boost::asio::steady_timer flood_; ///< how long the filter stays narrow
     bool flooded_ = false;            ///< the filter is narrow for a flood, or just was
+    std::size_t of_idle_ = 0;         ///< of the news since the last look, about links by which nothing leads out
     std::size_t by_gateway_ = 0;      ///< of the news since the last look, about routes of main by a gateway
     Budget audits_left_{4, 4};        ///< of those that are about answered defaults alone
     bool other_news_ = false;         ///< since the last look, than about defaults and of a flood

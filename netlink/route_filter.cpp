@@ -3,9 +3,11 @@
 #include <arpa/inet.h>
 #include <cerrno>
 #include <cstddef>
+#include <linux/if_addr.h>
 #include <linux/neighbour.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
+#include <optional>
 #include <set>
 #include <sys/socket.h>
 
@@ -23,6 +25,11 @@ constexpr std::uint32_t behind_nlmsghdr(std::size_t offset) {
 constexpr std::uint32_t kType = offsetof(nlmsghdr, nlmsg_type);
 constexpr std::uint32_t kPort = offsetof(nlmsghdr, nlmsg_pid);
 constexpr std::uint32_t kNeighbourState = NLMSG_HDRLEN + offsetof(ndmsg, ndm_state);
+constexpr std::uint32_t kLink = NLMSG_HDRLEN + offsetof(ifinfomsg, ifi_index);
+constexpr std::uint32_t kLinkOfAddress = NLMSG_HDRLEN + offsetof(ifaddrmsg, ifa_index);
+constexpr std::uint32_t kFamilyOfAddress = NLMSG_HDRLEN + offsetof(ifaddrmsg, ifa_family);
+constexpr std::uint32_t kScopeOfAddress = NLMSG_HDRLEN + offsetof(ifaddrmsg, ifa_scope);
+static_assert(kLink == kLinkOfAddress, "looked at in one place");
 constexpr std::uint32_t kFamily = NLMSG_HDRLEN + offsetof(rtmsg, rtm_family);
 constexpr std::uint32_t kLength = NLMSG_HDRLEN + offsetof(rtmsg, rtm_dst_len);
 constexpr std::uint32_t kTable = NLMSG_HDRLEN + offsetof(rtmsg, rtm_table);
@@ -95,12 +102,33 @@ std::vector<sock_filter> to_program(const RouteFilter& filter) {
     program.load16(kType);
     const std::size_t to_added = program.jump_if(type(RTM_NEWROUTE));
     const std::size_t to_deleted = program.jump_if(type(RTM_DELROUTE));
+    const auto drop_idle = [&] {
+        for (const IfIndex link : filter.idle) program.if_equal(htonl(link.value), kDrop);
+    };
+    const bool knows_idle = !filter.idle.empty() && filter.idle.size() <= kMaxFilteredLinks;
+    std::vector<std::size_t> to_addresses;
+    std::optional<std::size_t> to_link;
+    if (knows_idle) {
+        for (const int message : {RTM_NEWADDR, RTM_DELADDR}) to_addresses.push_back(program.jump_if(type(message)));
+        to_link = program.jump_if(type(RTM_NEWLINK));
+    }
     program.if_other(type(RTM_NEWNEIGH), kPass);
     // The states in between say nothing of whether a gateway answers.
     program.load16(kNeighbourState);
     program.if_any_bit(htons(NUD_REACHABLE | NUD_FAILED), kPass);
     program.end(kDrop);
 
+    if (knows_idle) {
+        for (const std::size_t jump : to_addresses) program.land(jump);
+        program.load8(kFamilyOfAddress);
+        program.if_other(AF_INET6, kPass);
+        program.load8(kScopeOfAddress);
+        program.if_other(RT_SCOPE_LINK, kPass);
+        program.land(*to_link);
+        program.load32(kLink);
+        drop_idle();
+        program.end(kPass);
+    }
     program.land(to_added);
     program.land(to_deleted);
     program.load32(kFlags);
@@ -117,6 +145,12 @@ std::vector<sock_filter> to_program(const RouteFilter& filter) {
         program.if_at_most(family == Family::ipv4 ? kInternetLength4 : kInternetLength6, kPass);
         program.load8(kTable);
         const std::size_t to_others = program.jump_unless(RT_TABLE_MAIN);
+        if (knows_idle && family == Family::ipv6) {
+            program.find_attribute(RTA_OIF);
+            program.if_equal(0, kPass);
+            program.load_attribute();
+            drop_idle();
+        }
         if (filter.narrow && family == Family::ipv4) {
             program.load8(kScope);
             program.if_equal(RT_SCOPE_UNIVERSE, kDrop);

@@ -20,6 +20,9 @@ struct RouteFilter {
     std::vector<TableId> tables; ///< whose routes matter as main's do; none: all
     /// In a flood: of main, only the routes without a gateway and those about the internet.
     bool narrow = false;
+    /// In a flood: of these links, that they go up or down, their link-local IPv6 addresses, and their IPv6 routes but
+    /// those about the internet. With more than kMaxFilteredLinks all matter.
+    std::vector<IfIndex> idle;
     bool operator==(const RouteFilter&) const = default;
 };
 
@@ -28,6 +31,8 @@ inline constexpr unsigned kInternetLength4 = 8;
 inline constexpr unsigned kInternetLength6 = 16;
 /// Tables that a program names at most; with more, the routes of every table matter.
 inline constexpr std::size_t kMaxFilteredTables = 1000;
+/// A jump across all of them is one of 255 instructions at most.
+inline constexpr std::size_t kMaxFilteredLinks = 32;
 
 std::vector<sock_filter> to_program(const RouteFilter& filter);
 

@@ -133,6 +133,7 @@ void RouteMonitor::take(Drained& drained, const nlmsghdr& message, const std::se
         add_losses(drained.losses, message);
         if (is_of_idle_link(message, idle)) {
             ++drained.others;
+            ++drained.idle;
             if (drained.later.empty()) drained.later = cause_of(message);
             return;
         }

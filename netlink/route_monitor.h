@@ -49,9 +49,10 @@ class RouteMonitor {
         std::string_view later; ///< to look when it is quiet
         bool overrun = false;   ///< ENOBUFS: notifications were lost
         Losses losses;
-        std::size_t by_gateway = 0;   ///< routes of main that a narrow filter leaves out
-        std::size_t others = 0;       ///< that `later` is about, these among them, and are no defaults
-        bool flooded = false;         ///< by_gateway: more is queued, to be read with a narrow filter
+        std::size_t by_gateway = 0; ///< routes of main that a narrow filter leaves out
+        std::size_t others = 0;     ///< that `later` is about, these among them, and are no defaults
+        std::size_t idle = 0;       ///< of idle links, which `later` is about
+        bool flooded = false;       ///< by_gateway: more is queued, to be read with a narrow filter
     };
     /// Routes by a gateway that one drain reads at most.
     static constexpr std::size_t kFlood = 256;

@@ -256,4 +256,39 @@ TEST_F(MirrorLaw, AFilterLeavesOutWhatDoesNotMatter) {
     EXPECT_EQ(kinds("route del 203.0.113.0/24 via 192.168.10.1 table 7866"), "route deleted|");
 }
 
+TEST_F(MirrorLaw, AFilterLeavesOutTheStatesOfIdleLinksInAFlood) {
+    run("ip link add idle0 type veth peer name idle1; ip link set idle1 up");
+    std::vector<IfIndex> idle;
+    const std::vector<Link> links = routing->links().value();
+    for (const Link& link : links)
+        if (link.name.starts_with("idle")) idle.push_back(link.index);
+    ASSERT_EQ(idle.size(), 2u);
+    ASSERT_TRUE(monitor->follow({.tables = {TableId{7866}}}));
+    (void)drain();
+    const auto kinds = [&](const std::string& command) {
+        run("ip " + command);
+        ::usleep(20'000); // the kernel's workers tell of carriers
+        const auto drained = monitor->drain(routing->port(), {});
+        return std::string(drained.cause) + "|" + std::string(drained.later);
+    };
+    EXPECT_NE(kinds("link set idle0 up"), "|");
+    EXPECT_NE(kinds("link set idle0 down"), "|");
+    ASSERT_TRUE(monitor->follow({.tables = {TableId{7866}}, .idle = idle}));
+    EXPECT_EQ(kinds("link set idle0 up"), "|") << "with a link-local address, and the route to it";
+    EXPECT_EQ(kinds("link set idle0 down"), "|");
+    EXPECT_EQ(kinds("link set idle0 up"), "|");
+    EXPECT_EQ(kinds("-6 route add 2001:db8:dd::/64 dev idle0"), "|");
+    EXPECT_EQ(kinds("-6 route add default via fe80::99 dev idle0"), "default route added|");
+    EXPECT_EQ(kinds("-6 addr add 2001:db8:c::1/64 dev idle0 nodad"), "address added|");
+    EXPECT_EQ(kinds("addr add 10.1.0.1/24 dev idle0"), "address added|route added");
+    EXPECT_EQ(kinds("addr add 169.254.7.7/16 dev idle0 scope link"), "address added|route added");
+    EXPECT_EQ(kinds("-6 route add 2001:db8:ee::/64 dev eth0"), "|route added");
+    EXPECT_EQ(kinds("link set eth0 mtu 1400"), "link changed|");
+    EXPECT_NE(kinds("link del idle0").front(), '|') << "some of it matters";
+    std::vector<IfIndex> many(kMaxFilteredLinks, idle.front());
+    EXPECT_TRUE(monitor->follow({.tables = {TableId{7866}}, .narrow = true, .idle = many})) << "the kernel takes it";
+    many.push_back(idle.front());
+    EXPECT_TRUE(monitor->follow({.tables = {TableId{7866}}, .narrow = true, .idle = many}));
+}
+
 } // namespace novpn::test
