@@ -4,6 +4,7 @@
 #include "agent/spawn.h"
 
 #include <algorithm>
+#include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <cerrno>
 #include <csignal>
@@ -350,6 +351,14 @@ Depth Watch::depth_of_audit() const {
 
 void Watch::look_later(Clock::time_point when, std::string_view cause, Clock::time_point since) {
     if (!waiting_since_) waiting_since_ = since;
+    if (when <= Clock::now()) {
+        // A timer that is over when it is set costs an eighth of a look.
+        later_.cancel();
+        boost::asio::post(io_, [this, cause] {
+            if (waiting_since_) look(cause, *waiting_since_);
+        });
+        return;
+    }
     later_.expires_at(when);
     // Causes are literals: they outlive the wait.
     later_.async_wait([this, cause](const boost::system::error_code& error) {
