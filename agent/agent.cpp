@@ -305,6 +305,7 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
         return pass;
     }
     observed->hints = std::exchange(hints_, {});
+    idle_links_ = novpn::idle_links(*observed, config_);
     observed->flows_gone = ask_whether_flows_are_gone(*observed, since);
     Desired desired = decide_at_site(*observed);
     gateways_.clear();
@@ -386,7 +387,6 @@ Pass Agent::reconcile(std::string_view cause, Clock::time_point since, Expected<
     const auto by_gateway = [](const Route& route) { return route.table == kMainTable && route.gateway.has_value(); };
     crowded_ = static_cast<std::size_t>(std::ranges::count_if(observed->routes, by_gateway)) > kMaxCopiedRoutes;
     keep_others_of_main(*observed);
-    idle_links_ = novpn::idle_links(*observed, config_);
     mirror_.reflect(*observed, desired, pass.failure || pass.wait);
     mirror_.prepare(config_, memory_);
     desired_routes_ = digest(desired.routes);

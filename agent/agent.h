@@ -181,6 +181,7 @@ class Agent : public Service {
     std::set<std::uint64_t> ids_that_leave(const ClassDecision& before, const Desired& after);
     void ask_sources(const Observed& observed, const Desired& desired, Clock::time_point now);
     Plan sockets_to_end(const Desired& after);
+    void overtake(Clock::time_point asked);
     bool ask_whether_flows_are_gone(const Observed& observed, Clock::time_point now);
     void keep_flows_from_before(Plan& plan, const Observed& observed, const Desired& desired);
     Plan flows_gone_stale(const Observed& observed, const Desired& desired, Clock::time_point now);

@@ -174,7 +174,8 @@ bool Agent::ask_whether_flows_are_gone(const Observed& observed, Clock::time_poi
 
 /// Before a table that begins to follow connections. Where somebody removed one that did, they are known still.
 void Agent::keep_flows_from_before(Plan& plan, const Observed& observed, const Desired& desired) {
-    if (follows_ || observed.nft.follows || desired.nft.idle) return;
+    follows_ = follows_ || observed.nft.follows;
+    if (follows_ || desired.nft.idle) return;
     const auto begins =
         std::ranges::find_if(plan, [](const Operation& op) { return std::holds_alternative<ReplaceNft>(op); });
     if (begins == plan.end()) return;
@@ -185,6 +186,12 @@ void Agent::keep_flows_from_before(Plan& plan, const Observed& observed, const D
     }
     auto from_before = flows_from_before(std::move(*sockets), config_);
     if (!from_before.empty()) plan.insert(begins, AddConnections{std::move(from_before)});
+}
+
+void Agent::overtake(Clock::time_point asked) {
+    overtaken_.erase(overtaken_.begin(),
+                     overtaken_.lower_bound(asked - std::chrono::seconds(1))); // nobody came for these
+    overtaken_.insert(asked);
 }
 
 /// Once after each time that an address has gone or a class goes another way: as soon as there is a way out, and else a
@@ -203,7 +210,7 @@ Plan Agent::flows_gone_stale(const Observed& observed, const Desired& desired, C
     const bool has_moved = std::erase_if(moved_, is_due) != 0;
     if (gone_.empty() || !config_.sockets.destroy_stale) {
         gone_.clear();
-        if (gone_at_) overtaken_.insert(*std::exchange(gone_at_, std::nullopt) + kAfterTheNews);
+        if (gone_at_) overtake(*std::exchange(gone_at_, std::nullopt) + kAfterTheNews);
     } else if (!gone_at_) {
         gone_at_ = now;
         if (setup_.wake_at) setup_.wake_at(now + kAfterTheNews);
@@ -223,7 +230,7 @@ Plan Agent::flows_gone_stale(const Observed& observed, const Desired& desired, C
         return {};
     }
     OpenFlows flows{.sockets = std::move(*sockets), .connections = {}, .cgroups = {}, .gone = std::exchange(gone_, {})};
-    if (gone_at_ && !waits_no_longer) overtaken_.insert(*gone_at_ + kAfterTheNews);
+    if (gone_at_ && !waits_no_longer) overtake(*gone_at_ + kAfterTheNews);
     gone_at_.reset();
     if (auto connections = kernel_.connections(std::nullopt))
         flows.connections = std::move(*connections);

@@ -153,7 +153,7 @@ Plan stale_flows(const OpenFlows& flows, const Observed& observed, const Desired
 std::vector<OpenSocket> flows_from_before(std::vector<OpenSocket> sockets, const Config& config) {
     const auto is_known = [&](const OpenSocket& socket) {
         const auto has_its_mark = [&](const ClassConfig& c) { return has_mark(socket.mark, c.mark); };
-        return !leaves_this_machine(socket) || std::ranges::any_of(config.classes, has_its_mark);
+        return socket.closing || !leaves_this_machine(socket) || std::ranges::any_of(config.classes, has_its_mark);
     };
     std::erase_if(sockets, is_known);
     return sockets;

@@ -48,7 +48,8 @@ Plan stale_flows(const OpenFlows& flows, const Observed& observed, const Desired
 
 /// Whose flows the kernel does not know where nobody followed connections until now, but for those that are steered by
 /// their mark. A packet in one that a class selects, now or later, would be taken for one amid a forgotten flow and be
-/// dropped, or by UDP begin a new one.
+/// dropped, or by UDP begin a new one. Not those that are about to end: no packet would end their entries, which
+/// another flow of the same ports could meet.
 std::vector<OpenSocket> flows_from_before(std::vector<OpenSocket> sockets, const Config& config);
 
 } // namespace novpn

@@ -351,11 +351,12 @@ Depth Watch::depth_of_audit() const {
 
 void Watch::look_later(Clock::time_point when, std::string_view cause, Clock::time_point since) {
     if (!waiting_since_) waiting_since_ = since;
+    ++waits_;
     if (when <= Clock::now()) {
         // A timer that is over when it is set costs an eighth of a look.
         later_.cancel();
-        boost::asio::post(io_, [this, cause] {
-            if (waiting_since_) look(cause, *waiting_since_);
+        boost::asio::post(io_, [this, cause, wait = waits_] {
+            if (waiting_since_ && wait == waits_) look(cause, *waiting_since_);
         });
         return;
     }

@@ -92,6 +92,7 @@ class Watch {
     boost::asio::steady_timer resync_;
     Settle settle_;
     std::optional<Clock::time_point> waiting_since_;
+    std::uint64_t waits_ = 0;         ///< so far: a look that was posted for an earlier one is of no use
     RouteFilter filter_;              ///< in force
     boost::asio::steady_timer flood_; ///< how long the filter stays narrow
     bool flooded_ = false;            ///< the filter is narrow for a flood, or just was

@@ -40,7 +40,13 @@ Expected<RouteMonitor> RouteMonitor::open() {
     return RouteMonitor(std::move(*socket));
 }
 
-Expected<void> RouteMonitor::follow(const RouteFilter& filter) { return attach(fd(), filter); }
+Expected<void> RouteMonitor::follow(const RouteFilter& filter) {
+    auto attached = attach(fd(), filter);
+    // The one before may leave out what matters by now.
+    const int ignored = 0;
+    if (!attached) (void)::setsockopt(fd(), SOL_SOCKET, SO_DETACH_FILTER, &ignored, sizeof ignored);
+    return attached;
+}
 
 RouteMonitor::RouteMonitor(NlSocket socket)
     : socket_(std::move(socket))

@@ -70,7 +70,10 @@ std::optional<OpenSocket> to_socket(std::span<const std::byte> message, std::uin
     if (address remote = to_ip(id.idiag_dst, info->idiag_family); id.idiag_dport || !remote.is_unspecified())
         socket.remote = remote;
     socket.remote_port = ntohs(id.idiag_dport);
-    socket.connecting = ip_protocol == IPPROTO_TCP && info->idiag_state == TCP_SYN_SENT;
+    const bool is_tcp = ip_protocol == IPPROTO_TCP;
+    socket.connecting = is_tcp && info->idiag_state == TCP_SYN_SENT;
+    socket.closing = is_tcp && (info->idiag_state == TCP_LAST_ACK || info->idiag_state == TCP_CLOSING ||
+                                info->idiag_state == TCP_CLOSE);
     auto is_mapped = [](const address& a) { return a.is_v6() && a.to_v6().is_v4_mapped(); };
     if (is_mapped(socket.local) && (!socket.remote || is_mapped(*socket.remote))) {
         socket.family = Family::ipv4;

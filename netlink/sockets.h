@@ -24,6 +24,7 @@ struct OpenSocket {
     std::optional<address> remote; ///< none: a UDP socket that is not connected
     std::uint16_t remote_port = 0;
     bool connecting = false;     ///< TCP_SYN_SENT: nobody has answered yet
+    bool closing = false;        ///< both ends of TCP have said their last
     std::uint64_t cgroup_id = 0; ///< the cgroup v2 it was born in, whose directory may be gone
     std::uint32_t classid = 0;   ///< of net_cls; SO_PRIORITY where it has none
     std::uint32_t mark = 0;      ///< SO_MARK; the kernel tells it with CAP_NET_ADMIN only

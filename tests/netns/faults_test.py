@@ -100,6 +100,7 @@ class Faults(InjectedTest):
         self.check("dumps interrupted for a while")
 
     def test_out_of_descriptors_for_a_while(self):
+        time.sleep(1.2)  # What is in files is known for a second, and asks for no descriptor until then.
         limits = resource.prlimit(self.agent.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(self.agent.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
         self.arrive("b")

@@ -299,6 +299,12 @@ TEST_F(FromBefore, IsWhatIsConnectedToAnotherHost) {
                 ElementsAre(tcp("10.8.0.2", 0), udp));
 }
 
+TEST_F(FromBefore, IsNoFlowThatIsAboutToEnd) {
+    OpenSocket closing = tcp("10.8.0.2", 0);
+    closing.closing = true;
+    EXPECT_THAT(from_before({closing}), IsEmpty());
+}
+
 TEST_F(FromBefore, IsNoFlowOfASocketWithAClasssMark) {
     EXPECT_THAT(from_before({tcp("192.168.10.50", kMark.value | 1)}), IsEmpty());
 }
