@@ -64,12 +64,9 @@ constexpr auto kFilesAreKnown = std::chrono::seconds(1);
 
 /// What a link that comes and goes leads to, and nothing of it is in files.
 bool is_of_netlink_alone(const Operation& operation) {
-    return std::visit(
-        []<typename T>(const T&) {
-            return std::is_same_v<T, ReplaceRoute> || std::is_same_v<T, DeleteRoute> || std::is_same_v<T, AddRule> ||
-                   std::is_same_v<T, DeleteRule> || std::is_same_v<T, AddLink> || std::is_same_v<T, RemoveLink>;
-        },
-        operation);
+    return std::holds_alternative<ReplaceRoute>(operation) || std::holds_alternative<DeleteRoute>(operation) ||
+           std::holds_alternative<AddRule>(operation) || std::holds_alternative<DeleteRule>(operation) ||
+           std::holds_alternative<AddLink>(operation) || std::holds_alternative<RemoveLink>(operation);
 }
 
 /// Its src_valid_mark says how members' replies are judged.
