@@ -24,10 +24,13 @@ class RtnetlinkTest : public testing::Test {
         if (unshare(CLONE_NEWNET) != 0) throw std::runtime_error("run the contract tests as root");
         run("ip link set lo up; ip link add eth0 type veth peer name far");
         run("ip link set far addrgenmode none up; ip link set eth0 addrgenmode none up");
-        run("ip addr add 192.168.10.50/24 dev eth0; ip addr add 2001:db8:a::50/64 dev eth0 nodad");
+        run("ip addr add 192.168.10.50/24 dev eth0");
         ours.emplace(RouteSocket::open().value());
         others.emplace(RouteSocket::open().value());
         monitor.emplace(RouteMonitor::open().value());
+        run("ip addr add 2001:db8:a::50/64 dev eth0 nodad");
+        // A worker of the kernel tells of it, some time later.
+        for (int attempt = 0; attempt < 500 && seen() != "address added"; ++attempt) ::usleep(10'000);
         auto links = ours->links().value();
         auto eth0 = std::ranges::find(links, "eth0", &Link::name)->index;
         default4 = {.table = kTable,
