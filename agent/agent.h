@@ -216,7 +216,7 @@ class Agent : public Service {
     std::optional<FlowsBegun> no_flows_since_; ///< members had no flow open then
     std::set<address> gone_;                   ///< addresses, and nobody has looked for their sockets since
     std::optional<Clock::time_point> gone_at_; ///< the first of them
-    std::set<Clock::time_point> overtaken_;
+    std::set<Clock::time_point> overtaken_;    ///< times asked for, of which nothing is left to do
     std::set<address> gateways_;
     std::optional<std::set<MacAddress>> gateway_macs_;
     std::optional<SiteConfig> entered_; ///< as it was then; the last that was known
@@ -228,8 +228,8 @@ class Agent : public Service {
     std::optional<BeforeReload> before_reload_;
     std::map<uid_t, std::optional<bool>> users_; ///< with a manager: whether their apps are matched, once that is known
     std::vector<std::string> taken_in_;          ///< operations ahead of the next pass, as their text
-    IdleLinks idle_links_;
-    Losses losses_; ///< that the next pass puts back
+    IdleLinks idle_links_;                       ///< as the last look saw them
+    Losses losses_;                              ///< that the next pass puts back
     Mirror mirror_;
     std::vector<Route> others_of_main_;                    ///< than its defaults, as of the last look at it
     bool crowded_ = false;                                 ///< as of the last pass

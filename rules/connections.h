@@ -32,7 +32,7 @@ struct Connection {
 /// One answer of ctnetlink, header included; nothing when it is malformed or of another family than IPv4 and IPv6.
 std::optional<Connection> to_connection(const nlmsghdr* message);
 
-/// "conntrack -I -p tcp -s 10.8.0.2 -d 203.0.113.1 --sport 40112 --dport 443 --state ESTABLISHED -t 432000 -u ..."
+/// "conntrack -I -p tcp -s 10.8.0.2 -d 203.0.113.1 --sport 40112 --dport 443 --state ESTABLISHED -u ... -t 432000"
 std::string text_of_adding(const OpenSocket& socket);
 /// "-p tcp -s 10.8.0.2 -d 203.0.113.1 --sport 40112 --dport 443", as conntrack(8) takes it.
 std::string to_string(const Connection& connection);
