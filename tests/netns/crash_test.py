@@ -38,9 +38,8 @@ class Crash(InjectedTest):
 
     def act(self):
         """It happens; the agent has acted on it, or is dead, when this returns."""
-        self.agent.process.send_signal(signal.SIGSTOP)  # One look sees all of it.
-        self.away()
-        self.agent.process.send_signal(signal.SIGCONT)
+        with self.frozen():
+            self.away()
         self.settle()
 
     def prepare(self):

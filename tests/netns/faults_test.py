@@ -31,12 +31,11 @@ class Faults(InjectedTest):
 
     def roam(self):
         """To the other site; one look of the agent sees all of it. The counts begin there."""
-        self.agent.process.send_signal(signal.SIGSTOP)
-        self.arrive("b" if self.site == "a" else "a")
-        faults = {cell: self.inject.get(cell) for cell in ("refuse_from", "refuse_to", "refuse_with", "after_all", "spoil_from", "spoil_to", "spoil_how")}
-        self.inject.reset()
-        self.inject.set(**faults)
-        self.agent.process.send_signal(signal.SIGCONT)
+        with self.frozen():
+            self.arrive("b" if self.site == "a" else "a")
+            faults = {cell: self.inject.get(cell) for cell in ("refuse_from", "refuse_to", "refuse_with", "after_all", "spoil_from", "spoil_to", "spoil_how")}
+            self.inject.reset()
+            self.inject.set(**faults)
         if faults["refuse_from"]:
             # A copied route that the kernel will not have is no failure, and is asked for again at the next look.
             wait_until(lambda: self.inject.get("writes") >= faults["refuse_from"], 20, "the refusal", self.agent.explain)
@@ -63,11 +62,10 @@ class Faults(InjectedTest):
         for number in range(1, self.writes + 1):
             with self.subTest(from_=number):
                 said = len(self.agent.log.read_text())
-                self.agent.process.send_signal(signal.SIGSTOP)
-                self.arrive("b" if self.site == "a" else "a")
-                self.inject.reset()
-                self.inject.set(refuse_from=number, refuse_to=FOR_EVER, refuse_with=errno.ENOBUFS)
-                self.agent.process.send_signal(signal.SIGCONT)
+                with self.frozen():
+                    self.arrive("b" if self.site == "a" else "a")
+                    self.inject.reset()
+                    self.inject.set(refuse_from=number, refuse_to=FOR_EVER, refuse_with=errno.ENOBUFS)
 
                 def waits():
                     return [int(ms) for ms in re.findall(r"trying again in (\d+) ms", self.agent.log.read_text()[said:])]

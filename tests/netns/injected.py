@@ -1,9 +1,12 @@
 """What the tests with a preloaded agent share: a laptop that stands still but for what a test does to it, under a VPN
 without a client, and processes that ask without being started each time."""
 import collections
+import contextlib
 import difflib
 import json
+import pathlib
 import re
+import signal
 import socket
 
 from labtest import LabTest, SITES, the_lab
@@ -16,6 +19,7 @@ TUNNEL = "vpn0"
 HALVES = f"""ip route add 0.0.0.0/1 dev {TUNNEL}; ip route add 128.0.0.0/1 dev {TUNNEL}
 ip -6 route add ::/1 dev {TUNNEL}; ip -6 route add 8000::/1 dev {TUNNEL}"""
 DUE, UNSURE = 3.0, 0.1  # Where an answer is due, and where there may be none.
+WAITS = {"232", "281", "22"}  # epoll_wait and epoll_pwait: x86-64's, and arm64's.
 
 
 class InjectedTest(LabTest):
@@ -83,6 +87,25 @@ class InjectedTest(LabTest):
     def settle(self, timeout=20):
         """Until nothing is left to do, or the agent is dead."""
         wait_until(lambda: self.is_dead() or self.is_settled(), timeout, "the agent having nothing left to do", self.agent.explain)
+
+    def stop_where_it_waits(self):
+        """Whether the agent stands now, and was not amid anything."""
+        self.agent.process.send_signal(signal.SIGSTOP)
+        proc = pathlib.Path(f"/proc/{self.agent.process.pid}")
+        wait_until(lambda: self.is_dead() or proc.joinpath("stat").read_text().rpartition(") ")[2][0] == "T", 20, "the agent standing still")
+        if self.is_dead() or proc.joinpath("syscall").read_text().split()[0] in WAITS:
+            return True
+        self.agent.process.send_signal(signal.SIGCONT)
+        return False
+
+    @contextlib.contextmanager
+    def frozen(self):
+        """The agent sees all that happens meanwhile in one look, and not half of it in a look that had begun before."""
+        wait_until(self.stop_where_it_waits, 20, "the agent waiting for news", self.agent.explain)
+        try:
+            yield
+        finally:
+            self.agent.process.send_signal(signal.SIGCONT)
 
     def operations(self):
         """What the agent has done and said so, whatever made it."""
