@@ -200,8 +200,12 @@ Plan Agent::flows_gone_stale(const Observed& observed, const Desired& desired, C
     moved_.merge(families_moved(observed, desired, addresses_, desired_ ? &*desired_ : nullptr));
     gone_.merge(addresses_gone(observed, addresses_));
     addresses_.clear();
-    for (const Address& a : observed.addresses) addresses_.insert(a.local);
-    std::erase_if(gone_, [&](const address& a) { return addresses_.contains(a); });
+    // The link-local ones of idle links come and go with the links, and no flow of a class begins with one.
+    for (const Address& a : observed.addresses)
+        if (!idle_links_.contains(a.link)) addresses_.insert(a.local);
+    std::erase_if(gone_, [&](const address& a) {
+        return std::ranges::find(observed.addresses, a, &Address::local) != observed.addresses.end();
+    });
     // What is older than all steering is nobody's flow of ours.
     if (!desired_ && !observed.nft.present) moved_.clear();
     auto is_due = [&](Family family) {

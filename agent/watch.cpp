@@ -109,7 +109,7 @@ void Watch::set_filter(bool narrow, bool leaves_out_idle) {
 /// came to.
 void Watch::narrow_down() {
     const bool narrow = filter_.narrow || by_gateway_ >= RouteMonitor::kFlood;
-    const bool leaves_out_idle = !filter_.idle.empty() || of_idle_ >= RouteMonitor::kFlood;
+    const bool leaves_out_idle = !filter_.idle.empty() || of_idle_ >= RouteMonitor::kFloodOfIdle;
     if (narrow != filter_.narrow || leaves_out_idle == filter_.idle.empty()) set_filter(narrow, leaves_out_idle);
     flooded_ = true;
     flood_.expires_after(kFloodPause);
@@ -182,8 +182,10 @@ RouteMonitor::Drained Watch::drain_routes(const RouteMonitor::OnDefault& on_defa
     agent_.heard_of_losses(std::move(drained.losses));
     by_gateway_ += drained.by_gateway;
     of_idle_ += drained.idle;
-    if (std::max(by_gateway_, of_idle_) >= RouteMonitor::kFlood) narrow_down();
-    other_news_ = other_news_ || !drained.cause.empty() || drained.others > drained.by_gateway;
+    // In a flood of them the look after it is enough.
+    if (drained.later.empty() && filter_.idle.empty()) drained.later = drained.of_idle;
+    if (by_gateway_ >= RouteMonitor::kFlood || of_idle_ >= RouteMonitor::kFloodOfIdle) narrow_down();
+    other_news_ = other_news_ || !drained.cause.empty() || drained.others > drained.by_gateway || drained.idle;
     return drained;
 }
 

@@ -20,6 +20,7 @@ namespace {
 // Some 10,000 notifications, what a whole look may miss on a busy machine; SO_RCVBUFFORCE lifts net.core.rmem_max. Room
 // that is not used costs nothing.
 constexpr int kMonitorReceiveBuffer = 8 << 20;
+constexpr unsigned kLinkLocalLength = 10; // fe80::/10, RFC 4291 section 2.4
 
 } // namespace
 
@@ -113,6 +114,16 @@ std::string_view cause_of_gateway(const nlmsghdr& message, const std::set<addres
     return neighbour->state == NeighbourState::reachable ? "gateway answers" : std::string_view{};
 }
 
+/// To link-local addresses: it comes and goes with such an address, and the copies of it go too.
+bool is_by_idle_link(const nlmsghdr& message, const rtmsg& route, const IdleLinks& idle) {
+    if (idle.empty() || route.rtm_family != AF_INET6 || route.rtm_dst_len < kLinkLocalLength) return false;
+    const std::span bytes(reinterpret_cast<const std::byte*>(&message), message.nlmsg_len);
+    const auto attributes = Attributes<RTA_MAX>::parse(bytes, sizeof route);
+    const auto destination = attributes ? attributes->ip(RTA_DST, AF_INET6) : std::nullopt;
+    const auto link = attributes ? attributes->template value<std::uint32_t>(RTA_OIF) : std::nullopt;
+    return destination && link && destination->to_v6().is_link_local() && idle.contains(IfIndex{*link});
+}
+
 /// Still that link, whether or not it is up; or an address of it that leads nowhere.
 bool is_of_idle_link(const nlmsghdr& message, const IdleLinks& idle) {
     if (idle.empty()) return false;
@@ -138,9 +149,8 @@ void RouteMonitor::take(Drained& drained, const nlmsghdr& message, const std::se
     if (!added && message.nlmsg_type != RTM_DELROUTE) {
         add_losses(drained.losses, message);
         if (is_of_idle_link(message, idle)) {
-            ++drained.others;
             ++drained.idle;
-            if (drained.later.empty()) drained.later = cause_of(message);
+            if (drained.of_idle.empty()) drained.of_idle = cause_of(message);
             return;
         }
         if (!drained.cause.empty()) return;
@@ -151,6 +161,11 @@ void RouteMonitor::take(Drained& drained, const nlmsghdr& message, const std::se
     if (message.nlmsg_len < NLMSG_LENGTH(sizeof(rtmsg))) return;
     const auto& route = *static_cast<const rtmsg*>(NLMSG_DATA(&message));
     if (route.rtm_table == RT_TABLE_LOCAL || (route.rtm_flags & RTM_F_CLONED)) return;
+    if (is_by_idle_link(message, route, idle)) {
+        ++drained.idle;
+        if (drained.of_idle.empty()) drained.of_idle = cause_of(route, added);
+        return;
+    }
     const bool is_default = route.rtm_dst_len == 0;
     bool can_wait = route.rtm_table == RT_TABLE_MAIN;
     // What came before may have changed what on_default thinks it knows.

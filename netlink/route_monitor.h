@@ -45,17 +45,21 @@ class RouteMonitor {
 
     /// What a drain saw, each the first of its kind ("default route added"), empty when there was none.
     struct Drained {
-        std::string_view cause; ///< to look at once
-        std::string_view later; ///< to look when it is quiet
-        bool overrun = false;   ///< ENOBUFS: notifications were lost
+        std::string_view cause;   ///< to look at once
+        std::string_view later;   ///< to look when it is quiet
+        std::string_view of_idle; ///< as `later`, of idle links
+        bool overrun = false;     ///< ENOBUFS: notifications were lost
         Losses losses;
         std::size_t by_gateway = 0; ///< routes of main that a narrow filter leaves out
         std::size_t others = 0;     ///< that `later` is about, these among them, and are no defaults
-        std::size_t idle = 0;       ///< of idle links, which `later` is about
+        std::size_t idle = 0;       ///< that `of_idle` is about
         bool flooded = false;       ///< by_gateway: more is queued, to be read with a narrow filter
     };
     /// Routes by a gateway that one drain reads at most.
     static constexpr std::size_t kFlood = 256;
+    /// Notifications of idle links between two looks from which on a filter had better leave them out: nothing is held
+    /// up by that, while a route that is left out is copied late.
+    static constexpr std::size_t kFloodOfIdle = 64;
     /// Told of defaults of main; says whether what they are about is done, and the look can wait.
     using OnDefault = std::function<bool(const RouteChange&)>;
     /// Reads what is queued; never blocks. Notifications about requests from `own_port` do not matter, nor do the

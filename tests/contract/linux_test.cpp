@@ -135,7 +135,7 @@ TEST_F(RtnetlinkTest, OfAnIdleLinkStatesCanWaitAndNothingElse) {
         run(command);
         RouteMonitor::Drained drained;
         // Of IPv6 addresses a worker of the kernel tells, some time later.
-        for (int attempt = 0; attempt < 500 && drained.cause.empty() && drained.later.empty(); ++attempt) {
+        for (int attempt = 0; attempt < 500 && drained.cause.empty() && drained.of_idle.empty(); ++attempt) {
             drained = monitor->drain(ours->port(), {}, nullptr, {}, idle);
             ::usleep(10'000);
         }
@@ -143,10 +143,18 @@ TEST_F(RtnetlinkTest, OfAnIdleLinkStatesCanWaitAndNothingElse) {
     };
     const auto can_wait = [&](const std::string& command) {
         const auto drained = drained_after(command);
-        return drained.cause.empty() && drained.later == "link changed" && drained.others > 0;
+        return drained.cause.empty() && drained.later.empty() && !drained.of_idle.empty() && drained.idle > 0;
     };
     EXPECT_TRUE(can_wait("ip link set idle0 up"));
     EXPECT_TRUE(can_wait("ip link set idle0 down")) << "with its link-local address";
+    EXPECT_TRUE(can_wait("ip link set idle0 up"));
+    EXPECT_TRUE(can_wait("ip -6 route add fe80::/64 dev idle0 table 7866")) << "a copy of the route to such addresses";
+    EXPECT_TRUE(can_wait("ip link set idle0 down")) << "with it";
+    run("ip link set idle0 up");
+    EXPECT_EQ(drained_after("ip -6 route add 2001:db8:d::/64 dev idle0 table 7866").cause, "route added");
+    EXPECT_EQ(drained_after("ip -6 route add default via fe80::99 dev idle0 table 7866").cause, "default route added");
+    EXPECT_EQ(drained_after("ip -6 route add fe80:1::/32 dev eth0 table 7866").cause, "route added") << "of the other";
+    run("ip link set idle0 down");
     EXPECT_EQ(drained_after("ip link set eth0 down; ip link set idle0 up").cause, "link changed") << "of the other";
     EXPECT_EQ(drained_after("ip link set idle0 master br0").cause, "link changed");
     EXPECT_TRUE(can_wait("ip link set idle0 down")) << "as a port";

@@ -297,6 +297,24 @@ TEST_F(AgentTest, AddressesThatAreBackInAMomentNeedNoLookThen) {
     EXPECT_FALSE(moving.is_overtaken(asked[2])) << "it was of use";
 }
 
+TEST_F(AgentTest, ALinkLocalAddressThatGoesWithALinkThatLeadsNowhereIsNoReasonToLookForFlows) {
+    const auto asks = [&](const char* link, const char* address) {
+        bool asked = false;
+        Agent watching(kernel, Config{},
+                       {.cgroup_root = "novpn-1", .wake_at = [&](Clock::time_point) { asked = true; }});
+        kernel.add_address(link, ip(address), 64);
+        EXPECT_TRUE(watching.start());
+        kernel.delete_address(link, ip(address));
+        watching.reconcile("address gone", Clock::now(), Depth::usual);
+        return asked;
+    };
+    kernel.add_link({.name = "veth0", .kind = "veth", .up = true, .carrier = true});
+    EXPECT_FALSE(asks("veth0", "fe80::7"));
+    EXPECT_TRUE(asks("wlan0", "fe80::8"));
+    kernel.add_address("veth0", ip("10.1.0.1"), 24);
+    EXPECT_TRUE(asks("veth0", "fe80::7")) << "it leads somewhere";
+}
+
 TEST_F(AgentTest, EndsSocketsWhoseAddressHasGoneAMomentLaterWhereNoWayOutIsLeft) {
     std::optional<Clock::time_point> asked;
     Agent moving(kernel, Config{},
