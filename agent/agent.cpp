@@ -1,6 +1,7 @@
 #include "agent/agent.h"
 
 #include "agent/apply.h"
+#include "agent/dns.h"
 #include "agent/explain.h"
 #include "agent/log.h"
 
@@ -460,9 +461,11 @@ void Agent::ask_sources(const Observed& observed, const Desired& desired, Clock:
 
 void Agent::heard(Hints hints) {
     spdlog::debug("the sources gave {} hints", hints.given.size());
+    if (hints.networkmanager != Answer::whole) keep_networkmanagers(hints.name_servers, name_servers_);
     name_servers_ = hints.name_servers;
     std::map<std::pair<IfIndex, Prefix>, unsigned> heard;
-    for (const auto& network : name_servers_.networks) heard[network] = heard_[network] + (hints.settled ? 2u : 1u);
+    const unsigned answers = hints.networkmanager == Answer::lost ? 0 : hints.settled ? 2 : 1;
+    for (const auto& network : name_servers_.networks) heard[network] = heard_[network] + answers;
     heard_ = std::move(heard);
     hints_ = std::move(hints);
 }

@@ -110,6 +110,15 @@ DnsDecision decide_dns(const DnsQuery& query, const Observed& observed, const Co
     return decision;
 }
 
+void keep_networkmanagers(NameServers& servers, const NameServers& before) {
+    for (const LinkResolvers& said : before.of_links) {
+        const auto is_still_in = [&](const Prefix& network) { return servers.networks.contains({said.link, network}); };
+        if (said.from == ResolverSource::networkmanager && !said.networks.empty() &&
+            std::ranges::all_of(said.networks, is_still_in))
+            servers.of_links.push_back(said);
+    }
+}
+
 void remember_resolvers(Memory& next, const Memory& memory, const std::map<Family, Selection>& uplinks,
                         const Observed& observed, const Config& config) {
     next.resolvers = memory.resolvers;

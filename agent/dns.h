@@ -38,6 +38,10 @@ struct DnsQuery {
 /// which connect() would need a link, do not count.
 DnsDecision decide_dns(const DnsQuery& query, const Observed& observed, const Config& config);
 
+/// Where NetworkManager has not answered: what it said before goes on, of links that are still in all the networks that
+/// they were in then.
+void keep_networkmanagers(NameServers& servers, const NameServers& before);
+
 /// Puts what resolv.conf names into the memory, where it is the uplink's: while no tunnel is up. `next` has the rest of
 /// the memory already.
 void remember_resolvers(Memory& next, const Memory& memory, const std::map<Family, Selection>& uplinks,

@@ -47,10 +47,18 @@ struct NameServers {
     bool operator==(const NameServers&) const = default;
 };
 
+/// What became of asking a program.
+enum class Answer {
+    whole,  ///< it has said what there is
+    nobody, ///< there is none to be asked
+    lost    ///< in time there was none, or the half of one
+};
+
 /// The answer of all sources at one moment.
 struct Hints {
     std::vector<Hint> given;
     NameServers name_servers;
+    Answer networkmanager = Answer::whole;
     std::vector<Neighbour> neighbours; ///< to tell gateways that do not answer
     bool settled = false; ///< at a start: what the network brought was there before, and nothing more is to be expected
     bool operator==(const Hints&) const = default;

@@ -176,7 +176,8 @@ Hints gather(const std::string& root, WallClock::time_point now, std::chrono::mi
     if (!links) return hints;
     hints.given = hints_of_files(root, *links, now);
     hints.name_servers = name_servers_of_files(root, *links, now);
-    const BusObjects objects = ask_networkmanager(at_most);
+    const auto [came, objects] = ask_networkmanager(at_most);
+    hints.networkmanager = came;
     for (const LinkGateway& found : gateways_of(objects))
         if (auto link = index_of(*links, found.link))
             hints.given.push_back(

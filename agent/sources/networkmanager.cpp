@@ -8,6 +8,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <ranges>
 #ifdef NOVPN_HAVE_SYSTEMD
@@ -219,25 +220,25 @@ BusProperties read_settings(sd_bus_message* message) {
 /// A method call under way. Stays where it is until it is answered or the bus is closed.
 struct Call {
     std::function<void(sd_bus_message*)> read;
-    bool answered = false;
-    bool lost = false; ///< the answer is not NetworkManager's
+    std::optional<Answer> came = std::nullopt;
 };
 
-/// The bus ended while the call was under way, or NetworkManager did. sd-bus answers all open calls for a bus that
-/// ended.
-bool is_loss(const sd_bus_error& error) {
-    constexpr const char* kLosses[] = {SD_BUS_ERROR_NO_REPLY, SD_BUS_ERROR_DISCONNECTED, SD_BUS_ERROR_SERVICE_UNKNOWN,
-                                       SD_BUS_ERROR_NAME_HAS_NO_OWNER};
-    return std::ranges::any_of(kLosses, [&](const char* name) { return sd_bus_error_has_name(&error, name) > 0; });
+bool is_any_of(const sd_bus_error& error, std::initializer_list<const char*> names) {
+    return std::ranges::any_of(names, [&](const char* name) { return sd_bus_error_has_name(&error, name) > 0; });
+}
+
+/// An error that is not NetworkManager's own: the bus ended while the call was under way, for which sd-bus answers all
+/// open calls, or NetworkManager did, or there is none.
+Answer meaning_of(const sd_bus_error& error) {
+    if (is_any_of(error, {SD_BUS_ERROR_SERVICE_UNKNOWN, SD_BUS_ERROR_NAME_HAS_NO_OWNER})) return Answer::nobody;
+    return is_any_of(error, {SD_BUS_ERROR_NO_REPLY, SD_BUS_ERROR_DISCONNECTED}) ? Answer::lost : Answer::whole;
 }
 
 int take_answer(sd_bus_message* message, void* data, sd_bus_error*) {
     auto& call = *static_cast<Call*>(data);
-    call.answered = true;
-    if (const sd_bus_error* error = sd_bus_message_get_error(message))
-        call.lost = is_loss(*error);
-    else
-        call.read(message);
+    const sd_bus_error* error = sd_bus_message_get_error(message);
+    call.came = error ? meaning_of(*error) : Answer::whole;
+    if (!error) call.read(message);
     return 1;
 }
 
@@ -248,6 +249,8 @@ class NetworkManager {
         sd_bus* opened = nullptr;
         if (sd_bus_open_system(&opened) >= 0) bus_.reset(opened);
     }
+
+    bool has_bus() const { return bus_ != nullptr; }
 
     /// `flags` is the method's only argument, if it has one.
     bool call(const std::string& path, const char* interface, const char* method, std::optional<std::uint32_t> flags,
@@ -264,17 +267,20 @@ class NetworkManager {
         return sd_bus_call_async(bus_.get(), nullptr, request.get(), take_answer, &calls_.back(), 0) >= 0;
     }
 
-    /// True when NetworkManager has answered all calls: the half of an answer may say the contrary of the whole.
-    bool wait() {
-        while (!std::ranges::all_of(calls_, &Call::answered)) {
+    /// Until all calls are answered: the worst that became of one.
+    Answer wait() {
+        const auto is_open = [](const Call& call) { return !call.came; };
+        while (std::ranges::any_of(calls_, is_open)) {
             int processed = sd_bus_process(bus_.get(), nullptr);
-            if (processed < 0) return false;
+            if (processed < 0) return Answer::lost;
             if (processed > 0) continue;
             auto left = std::chrono::duration_cast<std::chrono::microseconds>(end_ - std::chrono::steady_clock::now());
             if (left.count() <= 0 || sd_bus_wait(bus_.get(), static_cast<std::uint64_t>(left.count())) < 0)
-                return false;
+                return Answer::lost;
         }
-        return std::ranges::none_of(calls_, &Call::lost);
+        Answer worst = Answer::whole;
+        for (const Call& call : calls_) worst = std::max(worst, *call.came);
+        return worst;
     }
 
   private:
@@ -285,27 +291,30 @@ class NetworkManager {
 
 } // namespace
 
-BusObjects ask_networkmanager(std::chrono::microseconds at_most) {
+BusAnswer ask_networkmanager(std::chrono::microseconds at_most) {
     BusObjects objects;
     NetworkManager asked(at_most);
+    if (!asked.has_bus()) return {.came = Answer::nobody, .objects = {}};
+    const BusAnswer lost{.came = Answer::lost, .objects = {}};
     if (!asked.call("/org/freedesktop", "org.freedesktop.DBus.ObjectManager", "GetManagedObjects", {},
-                    [&](sd_bus_message* message) { objects = read_objects(message); }) ||
-        !asked.wait())
-        return {};
+                    [&](sd_bus_message* message) { objects = read_objects(message); }))
+        return lost;
+    if (const Answer came = asked.wait(); came != Answer::whole) return {.came = came, .objects = {}};
     for (auto& [path, properties] : objects) {
         BusProperties& device = properties; // clang before 16 captures no structured binding
         // A device that is not in use refers to "/"; it has no settings to answer with.
         if (!device.contains("IpInterface") || text(device, "ActiveConnection") == "/") continue;
         if (!asked.call(path, "org.freedesktop.NetworkManager.Device", "GetAppliedConnection", 0,
                         [&device](sd_bus_message* message) { device.merge(read_settings(message)); }))
-            return {};
+            return lost;
     }
-    return asked.wait() ? objects : BusObjects{};
+    if (asked.wait() != Answer::whole) return lost; // it has ended meanwhile
+    return {.came = Answer::whole, .objects = std::move(objects)};
 }
 
 #else
 
-BusObjects ask_networkmanager(std::chrono::microseconds) { return {}; }
+BusAnswer ask_networkmanager(std::chrono::microseconds) { return {.came = Answer::nobody, .objects = {}}; }
 
 #endif
 

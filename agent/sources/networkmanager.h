@@ -2,6 +2,7 @@
 // for as long as it is told; never starts NetworkManager. Knows libsystemd; without it at build there are no answers.
 #pragma once
 
+#include "agent/hint.h"
 #include "netlink/values.h"
 
 #include <chrono>
@@ -42,7 +43,12 @@ struct LinkNameServers {
 /// its Ip6Config; and what each calls its domains.
 std::vector<LinkNameServers> name_servers_of(const BusObjects& objects);
 
-/// Asks on the system bus (DBUS_SYSTEM_BUS_ADDRESS where it is set). Empty when nobody answers in that time.
-BusObjects ask_networkmanager(std::chrono::microseconds at_most);
+struct BusAnswer {
+    Answer came;
+    BusObjects objects; ///< empty where the answer is not whole: its half may say the contrary
+};
+
+/// Asks on the system bus (DBUS_SYSTEM_BUS_ADDRESS where it is set).
+BusAnswer ask_networkmanager(std::chrono::microseconds at_most);
 
 } // namespace novpn

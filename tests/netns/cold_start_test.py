@@ -183,6 +183,33 @@ class ColdStart(LabTest):
         self.assert_uplink("ipv4", "main", SITES["a"].gateway)
         self.assert_nothing_leaked()
 
+    def test_name_servers_go_on_where_the_bus_ends_amid_a_call_to_networkmanager(self):
+        """What it said before still holds, as long as the link is in the same networks."""
+        self.end_dhcp()
+        self.networkmanager(f"ipv4.ignore-auto-dns yes ipv4.dns {SITES['a'].gateway}")
+        self.lab.vpn_up("def1")
+        self.agent = self.lab.start_agent("log: {level: debug}\nclasses: {novpn: {dns: uplink}}\n")
+
+        def dns(status):
+            dns = status["classes"][0]["dns"]
+            return {key: dns[key] for key in ("by", "from", "servers")}
+        known = {"by": "uplink", "from": "networkmanager", "servers": [SITES["a"].gateway]}
+        self.agent.wait_for(lambda status: dns(status) == known, "NetworkManager's name server")
+        bus = self.lab.spawn(the_lab.PYTHON, "-c", CUT_AT, BUS, "GetManagedObjects")
+        the_lab.read_line(bus)
+        for number in (9, 10):
+            answers = self.agent.log.read_text().count("the sources gave")
+            self.lab.shell(f"ip address add 192.0.2.{number}/32 dev lo")  # The sources are asked anew.
+            self.assert_same(the_lab.read_line(bus), "cut", "what became of the call")
+            the_lab.wait_until(lambda: self.agent.log.read_text().count("the sources gave") > answers, what="the sources' answer")
+            self.assert_same(dns(self.agent.status()), known, "name servers")
+        # At another site they are not what they were.
+        self.lab.plug("b")
+        self.lab.shell("ip -4 address flush dev wlan0; ip address add 10.20.0.77/24 dev wlan0; ip route add default via 10.20.0.1 dev wlan0")
+        self.agent.wait_for(lambda status: dns(status)["by"] == "none", "nobody's name server")
+        self.lab.end(bus)
+        self.lab.shell(f"mv {BUS}.real {BUS}")
+
     def test_ipv6_by_the_routers_advertisement(self):
         self.lab.vpn_up("def1-ipv6")
         # As a client that replaces the IPv6 default; the next advertisement would bring it back.

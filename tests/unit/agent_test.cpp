@@ -305,6 +305,26 @@ TEST_F(AgentTest, CalmsDownAgainstARivalThatAlsoMoves) {
     EXPECT_GT(agent.reconcile("test", now + std::chrono::seconds(2), Depth::usual).operations, 0u);
 }
 
+TEST_F(AgentTest, AnAnswerThatIsLostSaysNothingOfASitesDomain) {
+    Agent roaming(kernel,
+                  *parse_config("sites: [{name: office, match: {domain: corp.example}, classes: {novpn: off}}]\n", "f"),
+                  {.cgroup_root = "novpn-1"});
+    ASSERT_TRUE(roaming.start());
+    const auto is_known_after = [&](Answer networkmanager) {
+        Hints hints{.networkmanager = networkmanager};
+        for (const Address& a : kernel.addresses())
+            hints.name_servers.networks.emplace(a.link, prefix_of(a.local, a.prefix_length));
+        roaming.heard(std::move(hints));
+        roaming.reconcile("sources answered", Clock::now(), Depth::usual);
+        return roaming.desired()->site.known;
+    };
+    for (int time = 0; time < 3; ++time) EXPECT_FALSE(is_known_after(Answer::lost)) << "the domain may be the office's";
+    EXPECT_FALSE(is_known_after(Answer::whole)) << "a lease may be late";
+    EXPECT_FALSE(is_known_after(Answer::lost));
+    EXPECT_TRUE(is_known_after(Answer::nobody)) << "another source would have said so by now";
+    EXPECT_EQ(roaming.desired()->site.name, std::nullopt);
+}
+
 TEST_F(AgentTest, StartRefusesAPreferenceInUseButNotBesideItsOwnRules) {
     Rule others{.preference = Preference{64}, .table = TableId{99}, .protocol = Protocol{3}};
     kernel.add_rule(others);

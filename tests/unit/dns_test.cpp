@@ -1,5 +1,6 @@
 // Who resolves the names of a class whose config says `dns: uplink`, and what its programs are made of.
 #include "agent/decide.h"
+#include "agent/dns.h"
 #include "agent/inquiry.h"
 #include "agent/plan.h"
 #include "rules/redirect_program.h"
@@ -268,6 +269,26 @@ TEST(DnsByUplink, ResolvConfIsRememberedForItsDomainAloneToo) {
     ASSERT_TRUE(remembered);
     EXPECT_THAT(remembered->domains, ElementsAre("home.example"));
     EXPECT_EQ(remembered->networks, (std::set<Prefix>{{ip("192.168.10.0"), 24}})) << "every link has fe80::/64";
+}
+
+TEST(DnsByUplink, WhatNetworkManagerSaidGoesOnInTheSameNetworks) {
+    const auto said = [](ResolverSource from, IfIndex link) {
+        return LinkResolvers{
+            .from = from, .link = link, .servers = {ip("192.168.10.1")}, .networks = {{ip("192.168.10.0"), 24}}};
+    };
+    const LinkResolvers networkmanagers = said(ResolverSource::networkmanager, kWlan);
+    NameServers before{.of_links = {networkmanagers, said(ResolverSource::resolved, kWlan),
+                                    said(ResolverSource::networkmanager, kTunnel)}};
+    NameServers now{.networks = {{kWlan, {ip("192.168.10.0"), 24}}, {kWlan, {ip("fe80::"), 64}}}};
+    keep_networkmanagers(now, before);
+    EXPECT_THAT(now.of_links, ElementsAre(networkmanagers)) << "others have answered for themselves";
+    before.of_links.front().networks.insert({ip("2001:db8:a::"), 64});
+    now.of_links.clear();
+    keep_networkmanagers(now, before);
+    EXPECT_THAT(now.of_links, IsEmpty()) << "it may be another network with the same addresses";
+    before.of_links.front().networks.clear();
+    keep_networkmanagers(now, before);
+    EXPECT_THAT(now.of_links, IsEmpty()) << "of a link that was in none";
 }
 
 TEST(DnsState, HasAWordForEach) {
