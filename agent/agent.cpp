@@ -276,6 +276,8 @@ Desired Agent::decide_at_site(const Observed& observed) const {
             desired.asks_resolvers = true;
             desired.wants_resolvers = desired.wants_resolvers || place.domains_missing;
         }
+        // What is kept may have changed meanwhile.
+        desired.wants_resolvers = desired.wants_resolvers || (desired.asks_resolvers && is_answer_lost_);
         desired.place = std::move(place);
         return desired;
     };
@@ -467,6 +469,7 @@ void Agent::heard(Hints hints) {
     const unsigned answers = hints.networkmanager == Answer::lost ? 0 : hints.settled ? 2 : 1;
     for (const auto& network : name_servers_.networks) heard[network] = heard_[network] + answers;
     heard_ = std::move(heard);
+    is_answer_lost_ = hints.networkmanager == Answer::lost;
     hints_ = std::move(hints);
 }
 

@@ -203,6 +203,7 @@ class Agent : public Service {
     Memory memory_;
     Hints hints_;                                          ///< until the next pass: they tell of one moment
     NameServers name_servers_;                             ///< until the next answer
+    bool is_answer_lost_ = false;                          ///< NetworkManager's last one
     std::map<std::pair<IfIndex, Prefix>, unsigned> heard_; ///< answers of the sources in a network that a link is in
     Inquiry inquiry_;
     std::map<std::string, Switch> switches_;

@@ -200,7 +200,7 @@ Plan Agent::flows_gone_stale(const Observed& observed, const Desired& desired, C
     moved_.merge(families_moved(observed, desired, addresses_, desired_ ? &*desired_ : nullptr));
     gone_.merge(addresses_gone(observed, addresses_));
     addresses_.clear();
-    // The link-local ones of idle links come and go with the links, and no flow of a class begins with one.
+    // The link-local ones of idle links come and go with the links; a flow that began with one led no farther.
     for (const Address& a : observed.addresses)
         if (!idle_links_.contains(a.link)) addresses_.insert(a.local);
     std::erase_if(gone_, [&](const address& a) {

@@ -111,9 +111,15 @@ DnsDecision decide_dns(const DnsQuery& query, const Observed& observed, const Co
 }
 
 void keep_networkmanagers(NameServers& servers, const NameServers& before) {
+    const auto is_networkmanagers = [](const LinkResolvers& said) {
+        return said.from == ResolverSource::networkmanager;
+    };
     for (const LinkResolvers& said : before.of_links) {
+        const auto is_of_it = [&](const LinkResolvers& now) {
+            return is_networkmanagers(now) && now.link == said.link;
+        };
         const auto is_still_in = [&](const Prefix& network) { return servers.networks.contains({said.link, network}); };
-        if (said.from == ResolverSource::networkmanager && !said.networks.empty() &&
+        if (is_networkmanagers(said) && std::ranges::none_of(servers.of_links, is_of_it) && !said.networks.empty() &&
             std::ranges::all_of(said.networks, is_still_in))
             servers.of_links.push_back(said);
     }

@@ -38,8 +38,8 @@ struct DnsQuery {
 /// which connect() would need a link, do not count.
 DnsDecision decide_dns(const DnsQuery& query, const Observed& observed, const Config& config);
 
-/// Where NetworkManager has not answered: what it said before goes on, of links that are still in all the networks that
-/// they were in then.
+/// Where NetworkManager has not answered, or not of all links: what it said before goes on, of links that are still in
+/// all the networks that they were in then.
 void keep_networkmanagers(NameServers& servers, const NameServers& before);
 
 /// Puts what resolv.conf names into the memory, where it is the uplink's: while no tunnel is up. `next` has the rest of

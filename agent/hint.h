@@ -49,9 +49,9 @@ struct NameServers {
 
 /// What became of asking a program.
 enum class Answer {
-    whole,  ///< it has said what there is
+    whole,  ///< it has said what there is, or was not asked
     nobody, ///< there is none to be asked
-    lost    ///< in time there was none, or the half of one
+    lost    ///< none came in time, or only a part of one
 };
 
 /// The answer of all sources at one moment.

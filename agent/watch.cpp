@@ -182,9 +182,12 @@ RouteMonitor::Drained Watch::drain_routes(const RouteMonitor::OnDefault& on_defa
     agent_.heard_of_losses(std::move(drained.losses));
     by_gateway_ += drained.by_gateway;
     of_idle_ += drained.idle;
-    // In a flood of them the look after it is enough.
-    if (drained.later.empty() && filter_.idle.empty()) drained.later = drained.of_idle;
-    if (by_gateway_ >= RouteMonitor::kFlood || of_idle_ >= RouteMonitor::kFloodOfIdle) narrow_down();
+    const bool is_flooded_by_idle = !filter_.idle.empty();
+    // In such a flood the look after it is enough.
+    if (drained.later.empty() && !is_flooded_by_idle) drained.later = drained.of_idle;
+    // What gets past the filter all the same does not make it longer.
+    const bool floods = !is_flooded_by_idle && of_idle_ >= RouteMonitor::kFloodOfIdle;
+    if (by_gateway_ >= RouteMonitor::kFlood || floods) narrow_down();
     other_news_ = other_news_ || !drained.cause.empty() || drained.others > drained.by_gateway || drained.idle;
     return drained;
 }

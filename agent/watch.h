@@ -96,12 +96,12 @@ class Watch {
     RouteFilter filter_;              ///< in force
     boost::asio::steady_timer flood_; ///< how long the filter stays narrow
     bool flooded_ = false;            ///< the filter is narrow for a flood, or just was
-    std::size_t of_idle_ = 0;         ///< of the news since the last look, about links by which nothing leads out
-    std::size_t by_gateway_ = 0;      ///< of the news since the last look, about routes of main by a gateway
-    Budget audits_left_{4, 4};        ///< of those that are about answered defaults alone
-    bool other_news_ = false;         ///< since the last look, than about defaults and of a flood
-    std::string_view news_;           ///< cause of the audit; empty: none is due
-    Clock::time_point first_news_;    ///< of those that an audit is due for
+    std::size_t of_idle_ = 0;      ///< of the news since the last look or flood, about links by which nothing leads out
+    std::size_t by_gateway_ = 0;   ///< of the news since the last look, about routes of main by a gateway
+    Budget audits_left_{4, 4};     ///< of those that are about answered defaults alone
+    bool other_news_ = false;      ///< since the last look, than about defaults and of a flood
+    std::string_view news_;        ///< cause of the audit; empty: none is due
+    Clock::time_point first_news_; ///< of those that an audit is due for
     Clock::time_point last_news_;
     std::chrono::milliseconds retry_{0};
 };

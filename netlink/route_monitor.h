@@ -57,8 +57,8 @@ class RouteMonitor {
     };
     /// Routes by a gateway that one drain reads at most.
     static constexpr std::size_t kFlood = 256;
-    /// Notifications of idle links between two looks from which on a filter had better leave them out: nothing is held
-    /// up by that, while a route that is left out is copied late.
+    /// Notifications of idle links between two looks from which on a filter had better leave them out: that holds up no
+    /// more than an IPv6 route by a link that gets no address, which is copied after the flood.
     static constexpr std::size_t kFloodOfIdle = 64;
     /// Told of defaults of main; says whether what they are about is done, and the look can wait.
     using OnDefault = std::function<bool(const RouteChange&)>;

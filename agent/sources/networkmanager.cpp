@@ -4,6 +4,7 @@
 #include "agent/sources/name_servers.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -190,7 +191,7 @@ bool read_properties(sd_bus_message* message, const std::string& prefix, BusProp
 }
 
 /// a{oa{sa{sv}}}: the answer of GetManagedObjects (D-Bus specification, org.freedesktop.DBus.ObjectManager).
-BusObjects read_objects(sd_bus_message* message) {
+std::optional<BusObjects> read_objects(sd_bus_message* message) {
     BusObjects objects;
     auto read_object = [&] {
         const char* path = nullptr;
@@ -201,7 +202,7 @@ BusObjects read_objects(sd_bus_message* message) {
             return sd_bus_message_skip(message, "s") >= 0 && read_properties(message, {}, properties);
         });
     };
-    if (!for_each(message, "{oa{sa{sv}}}", read_object)) return {};
+    if (!for_each(message, "{oa{sa{sv}}}", read_object)) return std::nullopt;
     return objects;
 }
 
@@ -227,8 +228,8 @@ bool is_any_of(const sd_bus_error& error, std::initializer_list<const char*> nam
     return std::ranges::any_of(names, [&](const char* name) { return sd_bus_error_has_name(&error, name) > 0; });
 }
 
-/// An error that is not NetworkManager's own: the bus ended while the call was under way, for which sd-bus answers all
-/// open calls, or NetworkManager did, or there is none.
+/// NetworkManager's own error is an answer, as of a device that has no settings any more. Others are not: the bus ended
+/// while the call was under way, for which sd-bus answers all open calls, or NetworkManager did, or there is none.
 Answer meaning_of(const sd_bus_error& error) {
     if (is_any_of(error, {SD_BUS_ERROR_SERVICE_UNKNOWN, SD_BUS_ERROR_NAME_HAS_NO_OWNER})) return Answer::nobody;
     return is_any_of(error, {SD_BUS_ERROR_NO_REPLY, SD_BUS_ERROR_DISCONNECTED}) ? Answer::lost : Answer::whole;
@@ -247,10 +248,13 @@ class NetworkManager {
     explicit NetworkManager(std::chrono::microseconds at_most)
         : end_(std::chrono::steady_clock::now() + at_most) {
         sd_bus* opened = nullptr;
-        if (sd_bus_open_system(&opened) >= 0) bus_.reset(opened);
+        const int failed = sd_bus_open_system(&opened);
+        if (failed >= 0) bus_.reset(opened);
+        opened_ = failed >= 0 ? Answer::whole : failed == -ENOENT ? Answer::nobody : Answer::lost;
     }
 
-    bool has_bus() const { return bus_ != nullptr; }
+    /// Whether there is a bus: one that refuses, or has no room, may be about to start.
+    Answer opened() const { return opened_; }
 
     /// `flags` is the method's only argument, if it has one.
     bool call(const std::string& path, const char* interface, const char* method, std::optional<std::uint32_t> flags,
@@ -287,29 +291,32 @@ class NetworkManager {
     std::chrono::steady_clock::time_point end_;
     std::deque<Call> calls_; // outlives the bus
     Bus bus_;
+    Answer opened_ = Answer::lost;
 };
 
 } // namespace
 
 BusAnswer ask_networkmanager(std::chrono::microseconds at_most) {
-    BusObjects objects;
+    const auto without = [](Answer came) { return BusAnswer{.came = came, .objects = {}}; };
     NetworkManager asked(at_most);
-    if (!asked.has_bus()) return {.came = Answer::nobody, .objects = {}};
-    const BusAnswer lost{.came = Answer::lost, .objects = {}};
+    if (asked.opened() != Answer::whole) return without(asked.opened());
+    std::optional<BusObjects> objects;
     if (!asked.call("/org/freedesktop", "org.freedesktop.DBus.ObjectManager", "GetManagedObjects", {},
                     [&](sd_bus_message* message) { objects = read_objects(message); }))
-        return lost;
-    if (const Answer came = asked.wait(); came != Answer::whole) return {.came = came, .objects = {}};
-    for (auto& [path, properties] : objects) {
+        return without(Answer::lost);
+    if (const Answer came = asked.wait(); !objects) return without(came == Answer::nobody ? came : Answer::lost);
+    for (auto& [path, properties] : *objects) {
         BusProperties& device = properties; // clang before 16 captures no structured binding
         // A device that is not in use refers to "/"; it has no settings to answer with.
         if (!device.contains("IpInterface") || text(device, "ActiveConnection") == "/") continue;
         if (!asked.call(path, "org.freedesktop.NetworkManager.Device", "GetAppliedConnection", 0,
                         [&device](sd_bus_message* message) { device.merge(read_settings(message)); }))
-            return lost;
+            return without(Answer::lost);
     }
-    if (asked.wait() != Answer::whole) return lost; // it has ended meanwhile
-    return {.came = Answer::whole, .objects = std::move(objects)};
+    if (asked.wait() != Answer::whole) return without(Answer::lost);
+    const auto manager = objects->find("/org/freedesktop/NetworkManager");
+    const bool is_starting = manager != objects->end() && text(manager->second, "Startup") == "true";
+    return {.came = is_starting ? Answer::lost : Answer::whole, .objects = std::move(*objects)};
 }
 
 #else

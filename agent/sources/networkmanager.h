@@ -45,7 +45,9 @@ std::vector<LinkNameServers> name_servers_of(const BusObjects& objects);
 
 struct BusAnswer {
     Answer came;
-    BusObjects objects; ///< empty where the answer is not whole: its half may say the contrary
+    /// A part may say the contrary of the whole: where not all came there are none. But while NetworkManager starts it
+    /// has only begun to know what there is (`Startup` in its D-Bus reference): `lost`, with what it knows.
+    BusObjects objects;
 };
 
 /// Asks on the system bus (DBUS_SYSTEM_BUS_ADDRESS where it is set).

@@ -19,8 +19,8 @@ def memory(lab, events, most=None):
         sys.exit("bench: the agent has ended")
     end(agent)
     # The first half fills what is kept for the next time: free lists of the allocator, and of the sanitizer. A step when
-    # one of them grows, which may be half a MiB at once, is no leak, which is there from each sample to the next: the
-    # median of these slopes leaves it out.
+    # one of them grows, which may be half a MiB at once, is no leak, which is there from most samples to the next: the
+    # median of these slopes leaves the step out.
     growth = statistics.median((later[1] - sooner[1]) * 1024 / (later[0] - sooner[0])
                                for sooner, later in itertools.pairwise(samples[5:]))
     text = ("## Memory\n\nAn agent that hears of gateways, routes, links that flap and links that are new, scopes and clients (see "

@@ -103,6 +103,15 @@ class ColdStart(LabTest):
     def router_address(self):
         return self.lab.shell("ip -6 -o address show dev lan scope link", "router_a").split()[3].split("/")[0]
 
+    def cut_bus_at(self, call):
+        bus = self.lab.spawn(the_lab.PYTHON, "-c", CUT_AT, BUS, call)
+        the_lab.read_line(bus)
+        return bus
+
+    def mend_bus(self, bus):
+        self.lab.end(bus)
+        self.lab.shell(f"mv {BUS}.real {BUS}")
+
     def test_ipv4_by_the_lease_of_dhclient(self):
         self.end_dhcp()
         self.dhclient()
@@ -166,15 +175,13 @@ class ColdStart(LabTest):
         self.take_over_from_networkmanager()
         for call in ("GetManagedObjects", "GetAppliedConnection"):
             with self.subTest(call):
-                bus = self.lab.spawn(the_lab.PYTHON, "-c", CUT_AT, BUS, call)
-                the_lab.read_line(bus)
+                bus = self.cut_bus_at(call)
                 log = self.start_blind()
                 self.assert_same(the_lab.read_line(bus), "cut", "what became of the call")
                 self.assertIn("the sources gave 1 hints", log)  # The IPv6 router, which the kernel knows.
                 self.assert_same(self.agent.status()["families"]["ipv4"]["uplink"], None, "IPv4 uplink")
                 self.assert_nothing_leaked()
-                self.lab.end(bus)
-                self.lab.shell(f"mv {BUS}.real {BUS}")
+                self.mend_bus(bus)
                 self.agent.stop()
         # As the user changes their mind, over a bus that holds.
         self.start_blind()
@@ -183,32 +190,44 @@ class ColdStart(LabTest):
         self.assert_uplink("ipv4", "main", SITES["a"].gateway)
         self.assert_nothing_leaked()
 
-    def test_name_servers_go_on_where_the_bus_ends_amid_a_call_to_networkmanager(self):
-        """What it said before still holds, as long as the link is in the same networks."""
+    def dns(self):
+        dns = self.agent.status()["classes"][0]["dns"]
+        return dns["by"], dns["from"], dns["servers"]
+
+    def ask_anew(self):
+        """As the sources are where an address is new; their answer has been judged when this returns."""
+        answers = self.agent.log.read_text().count("the sources gave")
+        self.lab.shell(f"ip address add 192.0.2.{self.lab.count()}/32 dev lo")
+        the_lab.wait_until(lambda: self.agent.log.read_text().count("the sources gave") > answers, what="the sources' answer")
+        self.lab.novpn("plan")
+
+    def test_name_servers_go_on_where_networkmanager_does_not_answer(self):
+        """As long as the link is in the same networks; and it is asked again."""
         self.end_dhcp()
-        self.networkmanager(f"ipv4.ignore-auto-dns yes ipv4.dns {SITES['a'].gateway}")
+        mine, another = SITES["a"].gateway, "192.168.10.53"
+        self.networkmanager(f"ipv4.ignore-auto-dns yes ipv4.dns {mine}")
         self.lab.vpn_up("def1")
         self.agent = self.lab.start_agent("log: {level: debug}\nclasses: {novpn: {dns: uplink}}\n")
-
-        def dns(status):
-            dns = status["classes"][0]["dns"]
-            return {key: dns[key] for key in ("by", "from", "servers")}
-        known = {"by": "uplink", "from": "networkmanager", "servers": [SITES["a"].gateway]}
-        self.agent.wait_for(lambda status: dns(status) == known, "NetworkManager's name server")
-        bus = self.lab.spawn(the_lab.PYTHON, "-c", CUT_AT, BUS, "GetManagedObjects")
-        the_lab.read_line(bus)
-        for number in (9, 10):
-            answers = self.agent.log.read_text().count("the sources gave")
-            self.lab.shell(f"ip address add 192.0.2.{number}/32 dev lo")  # The sources are asked anew.
-            self.assert_same(the_lab.read_line(bus), "cut", "what became of the call")
-            the_lab.wait_until(lambda: self.agent.log.read_text().count("the sources gave") > answers, what="the sources' answer")
-            self.assert_same(dns(self.agent.status()), known, "name servers")
-        # At another site they are not what they were.
+        self.agent.wait_for(lambda _: self.dns() == ("uplink", "networkmanager", [mine]), "NetworkManager's name server")
+        bus = self.cut_bus_at("GetManagedObjects")
+        self.ask_anew()
+        self.assert_same(the_lab.read_line(bus), "cut", "what became of the call")
+        self.assert_same(self.dns(), ("uplink", "networkmanager", [mine]), "DNS while the bus ends amid calls")
+        self.mend_bus(bus)
+        self.nm.nmcli("connection", "modify", "lab-wlan0", "ipv4.dns", another)
+        self.nm.nmcli("device", "reapply", "wlan0")
+        self.agent.wait_for(lambda _: self.dns() == ("uplink", "networkmanager", [another]), "another name server, by asking again", 20)
+        self.nm.stop()
+        self.ask_anew()
+        self.assert_same(self.dns(), ("uplink", "networkmanager", [another]), "DNS without NetworkManager")
+        self.nm.start()
+        while self.known_to_networkmanager("IP4.DNS") != another:
+            self.ask_anew()
+            self.assert_same(self.dns(), ("uplink", "networkmanager", [another]), "DNS while NetworkManager starts")
+        self.nm.stop()
         self.lab.plug("b")
         self.lab.shell("ip -4 address flush dev wlan0; ip address add 10.20.0.77/24 dev wlan0; ip route add default via 10.20.0.1 dev wlan0")
-        self.agent.wait_for(lambda status: dns(status)["by"] == "none", "nobody's name server")
-        self.lab.end(bus)
-        self.lab.shell(f"mv {BUS}.real {BUS}")
+        self.agent.wait_for(lambda _: self.dns()[0] == "none", "nobody's name server at another site")
 
     def test_ipv6_by_the_routers_advertisement(self):
         self.lab.vpn_up("def1-ipv6")

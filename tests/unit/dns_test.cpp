@@ -282,6 +282,10 @@ TEST(DnsByUplink, WhatNetworkManagerSaidGoesOnInTheSameNetworks) {
     NameServers now{.networks = {{kWlan, {ip("192.168.10.0"), 24}}, {kWlan, {ip("fe80::"), 64}}}};
     keep_networkmanagers(now, before);
     EXPECT_THAT(now.of_links, ElementsAre(networkmanagers)) << "others have answered for themselves";
+    now.of_links.front().servers = {ip("192.168.10.2")};
+    const std::vector<LinkResolvers> of_now = now.of_links;
+    keep_networkmanagers(now, before);
+    EXPECT_EQ(now.of_links, of_now) << "it has spoken of this one";
     before.of_links.front().networks.insert({ip("2001:db8:a::"), 64});
     now.of_links.clear();
     keep_networkmanagers(now, before);
