@@ -276,7 +276,7 @@ Desired Agent::decide_at_site(const Observed& observed) const {
             desired.asks_resolvers = true;
             desired.wants_resolvers = desired.wants_resolvers || place.domains_missing;
         }
-        // What is kept may have changed meanwhile.
+        // What goes on in place of a lost answer may not be true any more.
         desired.wants_resolvers = desired.wants_resolvers || (desired.asks_resolvers && is_answer_lost_);
         desired.place = std::move(place);
         return desired;

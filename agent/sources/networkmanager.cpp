@@ -248,9 +248,9 @@ class NetworkManager {
     explicit NetworkManager(std::chrono::microseconds at_most)
         : end_(std::chrono::steady_clock::now() + at_most) {
         sd_bus* opened = nullptr;
-        const int failed = sd_bus_open_system(&opened);
-        if (failed >= 0) bus_.reset(opened);
-        opened_ = failed >= 0 ? Answer::whole : failed == -ENOENT ? Answer::nobody : Answer::lost;
+        const int result = sd_bus_open_system(&opened);
+        if (result >= 0) bus_.reset(opened);
+        opened_ = result >= 0 ? Answer::whole : result == -ENOENT ? Answer::nobody : Answer::lost;
     }
 
     /// Whether there is a bus: one that refuses, or has no room, may be about to start.
